@@ -1,0 +1,85 @@
+// swift-tools-version: 6.1
+import PackageDescription
+
+// Dependencies point one way: C shims <- pure core <- adapters <- roles <- executable.
+let settings: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+    .unsafeFlags(["-cross-module-optimization"], .when(configuration: .release)),
+]
+
+func module(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: settings)
+}
+
+func tests(of name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .testTarget(name: name + "Tests", dependencies: [.init(stringLiteral: name), "Fixtures"] + dependencies, swiftSettings: settings)
+}
+
+let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
+let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
+let hummingbirdCore = Target.Dependency.product(name: "HummingbirdCore", package: "hummingbird")
+let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let lifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
+let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
+let nioHTTP1 = Target.Dependency.product(name: "NIOHTTP1", package: "swift-nio")
+
+let package = Package(
+    name: "beamline",
+    platforms: [.macOS(.v15)],
+    products: [.executable(name: "beamline", targets: ["Beamline"])],
+    dependencies: [
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-configuration", from: "1.4.0", traits: ["YAML"]),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+    ],
+    targets: [
+        // C shims: a header, a module map and nothing clever.
+        .target(name: "CSimdJSON", linkerSettings: [.linkedLibrary("simdjson")]),
+        .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+        .systemLibrary(name: "CPostgreSQL", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
+
+        // Pure core: no I/O, no clock.
+        module("JSONText", ["CSimdJSON"]),
+        module("Segments", ["JSONText"]),
+        module("TraceAssembly", ["Segments", "JSONText", crypto]),
+        module("ServiceGraph", ["TraceAssembly", "Segments"]),
+        module("AccessControl", ["Segments", crypto]),
+        module("XRayAPI", ["JSONText", "Segments", "TraceAssembly", "ServiceGraph", crypto]),
+
+        // Adapters.
+        module("Observability", [nioCore]),
+        module("PostgreSQL", ["CPostgreSQL", logging]),
+        module("SegmentLog", ["PostgreSQL", "Segments", "CZstd", logging]),
+        module("TraceStore", ["PostgreSQL", "AccessControl", "Segments", "TraceAssembly", "ServiceGraph", "CZstd", logging]),
+
+        // Roles.
+        module("APIServer", ["AccessControl", "XRayAPI", "Segments", "JSONText", "Observability",
+                             hummingbird, hummingbirdCore, nioPosix, nioCore, nioHTTP1, crypto, logging, lifecycle]),
+        module("Ingest", ["SegmentLog", "AccessControl", "APIServer", "XRayAPI", "Segments", "JSONText", "Observability",
+                          nioPosix, nioCore, logging, lifecycle]),
+        module("Aggregation", ["SegmentLog", "TraceStore", "Segments", "TraceAssembly", "ServiceGraph", "Observability", logging, lifecycle]),
+        module("Query", ["SegmentLog", "TraceStore", "AccessControl", "XRayAPI", "Segments", "TraceAssembly", "ServiceGraph", "JSONText",
+                         "Observability", "APIServer", logging]),
+        module("LoadGeneration", ["AccessControl", "Segments", "JSONText", nioPosix, nioCore, nioHTTP1, logging,
+                                  .product(name: "Histogram", package: "hdrhistogram-swift")]),
+
+        .executableTarget(
+            name: "Beamline",
+            dependencies: [
+                "APIServer", "Ingest", "Aggregation", "Query", "LoadGeneration", "TraceStore", "SegmentLog", "PostgreSQL", "AccessControl", "XRayAPI", "Observability",
+                hummingbird, logging, lifecycle,
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Configuration", package: "swift-configuration"),
+            ],
+            swiftSettings: settings),
+    ],
+    cxxLanguageStandard: .cxx17
+)

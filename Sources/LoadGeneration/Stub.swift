@@ -1,0 +1,3 @@
+import Histogram
+import NIOPosix
+import NIOHTTP1
