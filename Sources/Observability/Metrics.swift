@@ -1,0 +1,155 @@
+// Every fact Beamline counts about itself, one function each: the only place where a metric has a name.
+// Roles call these functions from any thread; the cost is a lock and a dictionary access, so once per batch or request,
+// never once per document. `GET /metrics` of the metrics listener answers `text()`.
+
+/// The metrics of one process.
+public final class Metrics: Sendable {
+    public let registry = MetricRegistry()
+
+    // Ingest.
+    let accepted: Counter
+    let refused: Counter
+    let telemetryRecords: Counter
+    let datagrams: Counter
+    let daemonQueueBytes: Gauge
+    // Log.
+    let appendSeconds: Histogram
+    let appendRecords: Histogram
+    let appendFailures: Counter
+    // Aggregation.
+    let foldSeconds: Histogram
+    let commitSeconds: Histogram
+    let batchRecords: Histogram
+    let commits: Counter
+    let lagRecords: Gauge
+    let lagSeconds: Gauge
+    let retractions: Counter
+    let inboxed: Counter
+    let inboxDocuments: Gauge
+    // Database and API.
+    let roundTrips: Counter
+    let requests: Counter
+    let requestSeconds: Histogram
+    let connections: Gauge
+
+    private static let latencyBounds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+    private static let sizeBounds: [Double] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2000, 5000]
+
+    public init() {
+        let r = registry
+        accepted = r.counter("beamline_documents_accepted_total", "Documents acknowledged: they are in the log.", labels: ["source"])
+        refused = r.counter(
+            "beamline_documents_refused_total", "Documents refused at ingest, by the code the sender was told.", labels: ["source", "reason"])
+        telemetryRecords = r.counter("beamline_telemetry_records_total", "Telemetry records received from daemons.")
+        datagrams = r.counter(
+            "beamline_daemon_datagrams_total",
+            "Datagrams of the daemon port: received, then one of accepted (in the log), refused (bad header or document), dropped (queue full or shutdown).",
+            labels: ["outcome"])
+        daemonQueueBytes = r.gauge("beamline_daemon_queue_bytes", "Datagrams waiting for the log.")
+
+        appendSeconds = r.histogram(
+            "beamline_log_append_seconds", "From handing records to the log until they are durable.", bounds: Self.latencyBounds)
+        appendRecords = r.histogram("beamline_log_append_records", "Records of one request handed to the log.", bounds: Self.sizeBounds)
+        appendFailures = r.counter("beamline_log_append_failures_total", "Requests the log could not take.", labels: ["reason"])
+
+        foldSeconds = r.histogram("beamline_fold_seconds", "Loading and folding one batch.", bounds: Self.latencyBounds)
+        commitSeconds = r.histogram("beamline_commit_seconds", "The transaction of one batch.", bounds: Self.latencyBounds)
+        batchRecords = r.histogram("beamline_batch_records", "Records in one batch of an aggregator.", bounds: Self.sizeBounds)
+        commits = r.counter("beamline_commits_total", "Batches by outcome: committed, fenced, conflict, failed.", labels: ["outcome"])
+        lagRecords = r.gauge("beamline_lag_records", "Records in the log that are not yet in the tables.", labels: ["partition"])
+        lagSeconds = r.gauge("beamline_lag_seconds", "Age of the oldest record not yet in the tables.", labels: ["partition"])
+        retractions = r.counter("beamline_retractions_total", "Observations taken back because a later document changed them.")
+        inboxed = r.counter("beamline_inbox_documents_total", "Documents put into the rejected-document inbox.", labels: ["reason"])
+        inboxDocuments = r.gauge("beamline_inbox_documents", "Documents in the rejected-document inbox now.")
+
+        roundTrips = r.counter("beamline_database_round_trips_total", "Round trips to PostgreSQL.", labels: ["purpose"])
+        requests = r.counter("beamline_requests_total", "API requests answered.", labels: ["operation", "status"])
+        requestSeconds = r.histogram(
+            "beamline_request_seconds", "From the request's head to the end of its answer.", labels: ["operation"], bounds: Self.latencyBounds)
+        connections = r.gauge("beamline_connections", "Open connections.", labels: ["listener"])
+
+        registerProcessMetrics(in: r)
+    }
+
+    /// The page of `GET /metrics`, media type `text/plain; version=0.0.4`.
+    public func text() -> String { registry.text() }
+
+    // MARK: Ingest
+
+    /// - Parameter source: `http`, `udp` or `otlp`.
+    public func documentsAccepted(_ count: Int, source: String) { accepted.add(Double(count), [source]) }
+
+    /// - Parameter reason: the error code of `UnprocessedTraceSegments` (`MissingName`, …).
+    public func documentsRefused(_ count: Int = 1, source: String, reason: String) { refused.add(Double(count), [source, reason]) }
+
+    public func telemetryRecordsReceived(_ count: Int) { telemetryRecords.add(count) }
+
+    public enum DatagramOutcome: String, Sendable {
+        case received, accepted, refused, dropped
+    }
+    public func datagrams(_ count: Int, _ outcome: DatagramOutcome) { datagrams.add(Double(count), [outcome.rawValue]) }
+    public func datagramCount(_ outcome: DatagramOutcome) -> Int { Int(datagrams.value([outcome.rawValue])) }
+
+    public func daemonQueue(bytes: Int) { daemonQueueBytes.set(Double(bytes)) }
+
+    // MARK: Log
+
+    public func logAppended(records: Int, took: Duration) {
+        appendSeconds.observe(took.inSeconds)
+        appendRecords.observe(Double(records))
+    }
+
+    /// - Parameter reason: `full`, `unavailable`.
+    public func logAppendFailed(reason: String) { appendFailures.add(1, [reason]) }
+
+    // MARK: Aggregation
+
+    public enum CommitResult: String, Sendable {
+        case committed, fenced, conflict, failed
+    }
+
+    /// One batch of one partition, from reading it to the end of its transaction.
+    public func batch(records: Int, fold: Duration, commit: Duration, result: CommitResult) {
+        batchRecords.observe(Double(records))
+        foldSeconds.observe(fold.inSeconds)
+        commitSeconds.observe(commit.inSeconds)
+        commits.add(1, [result.rawValue])
+    }
+
+    /// - Parameter age: of the oldest record not yet committed; zero when there is none.
+    public func lag(partition: Int, records: Int, age: Duration) {
+        lagRecords.set(Double(records), [String(partition)])
+        lagSeconds.set(age.inSeconds, [String(partition)])
+    }
+
+    public func observationsRetracted(_ count: Int) { retractions.add(count) }
+
+    /// - Parameter reason: the inbox code (`TraceSizeLimitExceeded`, …).
+    public func documentsInboxed(_ count: Int = 1, reason: String) { inboxed.add(Double(count), [reason]) }
+
+    public func inboxSize(_ documents: Int) { inboxDocuments.set(Double(documents)) }
+
+    // MARK: Database and API
+
+    /// - Parameter purpose: `append`, `commit`, `read`, `directory`.
+    public func databaseRoundTrips(_ count: Int = 1, purpose: String) { roundTrips.add(Double(count), [purpose]) }
+
+    /// - Parameter operation: the name of a known operation, or `unknown`.
+    public func requestAnswered(operation: String, status: Int, took: Duration) {
+        requests.add(1, [operation, String(status)])
+        requestSeconds.observe(took.inSeconds, [operation])
+    }
+
+    public func connectionOpened(listener: String) { connections.add(1, [listener]) }
+    public func connectionClosed(listener: String) { connections.add(-1, [listener]) }
+
+    /// A value that an adapter keeps itself (adapters do not know this module); read when the page is asked for.
+    public func sampled(_ name: String, _ help: String, kind: SampledKind = .gauge, read: @escaping @Sendable () -> Double?) {
+        registry.sampled(name, help, kind: kind, read: read)
+    }
+}
+
+extension Duration {
+    /// Seconds as a floating-point number.
+    public var inSeconds: Double { Double(components.seconds) + Double(components.attoseconds) * 1e-18 }
+}
