@@ -43,10 +43,105 @@ public struct Trace: Sendable {
     public internal(set) var storedBytes: Int = 0
     /// Receipt time of each document that changed the trace, in log order; `document` indexes into it.
     public internal(set) var receipts: [Micros] = []
+    /// Content hash of each of those documents; 0 for one without open entities, whose hash is never looked at.
+    var contentHashes: [UInt64] = []
 
     public init(id: TraceID, account: AccountID, limitExceeded: Bool = false) {
         self.id = id
         self.account = account
         self.limitExceeded = limitExceeded
+    }
+}
+
+extension Trace {
+    /// Takes one document, in log order. The same documents in the same order always give the same trace, and so do
+    /// only those of them that changed it (refold stored documents with `.unlimited`).
+    ///
+    /// - Parameters:
+    ///   - receivedAt: the document's receipt time, microseconds.
+    ///   - byteCount: UTF-8 length of the document as received.
+    ///   - contentHash: `contentHash(of:)` of its bytes; only read when the document has an open entity, pass 0 otherwise.
+    /// - Returns: what happened; for `.ignored` nothing changed, for `.overLimit` only `limitExceeded`.
+    ///
+    /// Two open documents are equal when their bytes are (ruling R-19): an equal one replaces nothing.
+    /// Cost: one table look-up per entity of the document, whatever the size of the trace.
+    /// Source: `segments.md` §15, rulings 1, 2, 3, 10, R-18, R-19, R-21, R-38.
+    public mutating func fold(
+        _ document: SegmentDocument, receivedAt: Micros, byteCount: Int, contentHash: UInt64, limits: TraceLimits = .unlimited
+    ) -> FoldResult {
+        guard let own = document.entities.first else { return .ignored }
+        if let index = indexes[own.id] {
+            // First completion wins, and with it the whole embedded tree is ignored; the kind of first sight stays.
+            let position = Int(index)
+            guard entities[position].entity.isOpen, entities[position].entity.kind == own.kind else { return .ignored }
+        } else if limits.traceBytes > 0, storedBytes + byteCount > limits.traceBytes {
+            limitExceeded = true
+            return .overLimit
+        }
+
+        let number = Int32(receipts.count)
+        var changed = false
+        var hasOpenEntity = false
+        for ordinal in document.entities.indices {
+            if document.entities[ordinal].isOpen { hasOpenEntity = true }
+            if take(document.entities[ordinal], number: number, ordinal: Int32(ordinal), contentHash: contentHash) { changed = true }
+        }
+        guard changed else { return .ignored }
+        revision += 1
+        storedBytes += byteCount
+        receipts.append(receivedAt)
+        contentHashes.append(hasOpenEntity ? contentHash : 0)
+        return .changed
+    }
+
+    /// `fold` with length and hash taken from the document's bytes.
+    public mutating func fold(
+        _ document: SegmentDocument, bytes: UnsafeRawBufferPointer, receivedAt: Micros, limits: TraceLimits = .unlimited
+    ) -> FoldResult {
+        let hasOpenEntity = document.entities.contains { $0.isOpen }
+        return fold(
+            document, receivedAt: receivedAt, byteCount: bytes.count,
+            contentHash: hasOpenEntity ? Trace.contentHash(of: bytes) : 0, limits: limits)
+    }
+
+    /// Stores, replaces or completes one entity; false when it brings nothing.
+    private mutating func take(_ entity: Entity, number: Int32, ordinal: Int32, contentHash: UInt64) -> Bool {
+        guard let index = indexes[entity.id] else {
+            indexes[entity.id] = Int32(entities.count)
+            entities.append(TraceEntity(entity: entity, document: number, ordinal: ordinal))
+            return true
+        }
+        let position = Int(index)
+        guard entities[position].entity.isOpen, entities[position].entity.kind == entity.kind else { return false }
+        let current = entities[position].document
+        // The current text may stand in this very document (an id used twice): then there is no earlier hash to compare.
+        if entity.isOpen, current != number, contentHashes[Int(current)] == contentHash { return false }
+        entities[position] = TraceEntity(entity: entity, document: number, ordinal: ordinal)
+        return true
+    }
+
+    /// 64-bit hash of a document's bytes, for `fold`. The same in every process.
+    /// Whoever makes two documents collide only keeps their own update of an open entity from being seen.
+    public static func contentHash(of bytes: UnsafeRawBufferPointer) -> UInt64 {
+        var hash = 0x9E37_79B9_7F4A_7C15 ^ UInt64(truncatingIfNeeded: bytes.count)
+        var offset = 0
+        while offset + 8 <= bytes.count {
+            hash = mix(hash ^ bytes.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+            offset += 8
+        }
+        var tail: UInt64 = 0
+        while offset < bytes.count {
+            tail = tail << 8 | UInt64(bytes[offset])
+            offset += 1
+        }
+        return mix(hash ^ tail)
+    }
+
+    /// A bijection of 64-bit words, the finaliser of MurmurHash3: equal hashes of equal lengths need differing words to cancel out.
+    private static func mix(_ value: UInt64) -> UInt64 {
+        var x = value
+        x = (x ^ (x >> 33)) &* 0xFF51_AFD7_ED55_8CCD
+        x = (x ^ (x >> 33)) &* 0xC4CE_B9FE_1A85_EC53
+        return x ^ (x >> 33)
     }
 }
