@@ -2,6 +2,8 @@
 // Thrown by request decoding, by the operations and by the HTTP server; the server renders `body` and sends `name` as
 // `x-amzn-ErrorType`. SDKs tell errors apart by the exact name, so names exist only as the constructors below.
 
+import JSONText
+
 /// An error answer. Everything in it is shown to the caller.
 public struct APIError: Error, Hashable, Sendable {
     /// The bare error name: header `x-amzn-ErrorType` and member `__type`.
@@ -153,38 +155,20 @@ extension APIError {
 extension APIError {
     /// `{"__type":…,"message":…,"Message":…}`: all three spellings, because every SDK looks for another one.
     public var body: [UInt8] {
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(64 + 2 * message.utf8.count)
-        Self.append("{\"__type\":", to: &bytes)
-        Self.appendQuoted(name, to: &bytes)
-        for (key, value) in [("message", message), ("Message", message)] + members.map({ ($0.name, $0.value) }) {
-            bytes.append(UInt8(ascii: ","))
-            Self.appendQuoted(key, to: &bytes)
-            bytes.append(UInt8(ascii: ":"))
-            Self.appendQuoted(value, to: &bytes)
+        var writer = JSONWriter(reservingCapacity: 64 + 2 * message.utf8.count)
+        writer.beginObject()
+        writer.key("__type")
+        writer.string(name)
+        writer.key("message")
+        writer.string(message)
+        writer.key("Message")
+        writer.string(message)
+        for member in members {
+            writer.key(string: member.name)
+            writer.string(member.value)
         }
-        bytes.append(UInt8(ascii: "}"))
-        return bytes
-    }
-
-    private static func append(_ text: String, to bytes: inout [UInt8]) { bytes.append(contentsOf: text.utf8) }
-
-    private static func appendQuoted(_ text: String, to bytes: inout [UInt8]) {
-        let hexDigits = Array("0123456789abcdef".utf8)
-        bytes.append(UInt8(ascii: "\""))
-        for byte in text.utf8 {
-            switch byte {
-            case UInt8(ascii: "\""), UInt8(ascii: "\\"):
-                bytes.append(UInt8(ascii: "\\"))
-                bytes.append(byte)
-            case 0..<0x20:
-                append("\\u00", to: &bytes)
-                bytes.append(hexDigits[Int(byte >> 4)])
-                bytes.append(hexDigits[Int(byte & 15)])
-            default: bytes.append(byte)
-            }
-        }
-        bytes.append(UInt8(ascii: "\""))
+        writer.endObject()
+        return writer.bytes
     }
 }
 

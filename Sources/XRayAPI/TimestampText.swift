@@ -19,12 +19,6 @@ public enum TimestampText {
         return number(bytes) ?? iso8601(bytes) ?? rfc822(bytes)
     }
 
-    /// Micros of a JSON number of seconds, nil when it cannot be a time.
-    public static func micros(ofSeconds seconds: Double) -> Micros? {
-        guard seconds.isFinite, abs(seconds) < 1e12 else { return nil }
-        return Micros((seconds * 1_000_000).rounded())
-    }
-
     /// RFC 3339 in UTC with milliseconds, as in `x-beamline-complete-to`: `2023-11-14T22:13:20.125Z`. Cut, not rounded:
     /// the answer must not claim to be more complete than it is.
     public static func rfc3339(_ time: Micros) -> String {
@@ -46,7 +40,7 @@ public enum TimestampText {
         guard allowed, let first = bytes.first, isDigit(first) || first == UInt8(ascii: "-"),
             let seconds = Double(String(decoding: bytes, as: UTF8.self))
         else { return nil }
-        return micros(ofSeconds: seconds) ?? .max
+        return seconds.isFinite ? Segments.micros(fromSeconds: seconds) ?? .max : .max
     }
 
     /// `2024-05-01`, `2024-05-01T12:00:00Z`, `…12:00:00.123+02:00`, `20240501T120000Z`; no zone means UTC.
