@@ -56,6 +56,7 @@ let package = Package(
 
         // Adapters.
         module("Observability", [nioCore]),
+        module("PrivatePostgreSQL", [logging, lifecycle]),
         module("PostgreSQL", ["CPostgreSQL", logging]),
         module("SegmentLog", ["PostgreSQL", "Segments", "CZstd", logging]),
         module("TraceStore", ["PostgreSQL", "AccessControl", "Segments", "TraceAssembly", "ServiceGraph", "CZstd", logging]),
@@ -74,7 +75,8 @@ let package = Package(
         .executableTarget(
             name: "Beamline",
             dependencies: [
-                "APIServer", "Ingest", "Aggregation", "Query", "LoadGeneration", "TraceStore", "SegmentLog", "PostgreSQL", "AccessControl", "XRayAPI", "Observability",
+                "APIServer", "Ingest", "Aggregation", "Query", "LoadGeneration", "TraceStore", "SegmentLog", "PostgreSQL", "PrivatePostgreSQL",
+                "AccessControl", "XRayAPI", "Segments", "JSONText", "Observability",
                 hummingbird, logging, lifecycle,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Configuration", package: "swift-configuration"),
