@@ -42,8 +42,9 @@ let package = Package(
     ],
     targets: [
         // C shims: a header, a module map and nothing clever.
-        .target(name: "CSimdJSON", linkerSettings: [.linkedLibrary("simdjson")]),
+        .target(name: "CSimdJSON", linkerSettings: [.linkedLibrary("simdjson"), .linkedLibrary("m")]),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+        .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(name: "CPostgreSQL", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
 
         // Pure core: no I/O, no clock.
@@ -58,18 +59,19 @@ let package = Package(
         module("Observability", [nioCore]),
         module("PrivatePostgreSQL", [logging, lifecycle]),
         module("PostgreSQL", ["CPostgreSQL", logging]),
+        module("PrivatePostgreSQL", [logging, lifecycle]),
         module("SegmentLog", ["PostgreSQL", "Segments", "CZstd", logging]),
         module("TraceStore", ["PostgreSQL", "AccessControl", "Segments", "TraceAssembly", "ServiceGraph", "CZstd", logging]),
 
         // Roles.
-        module("APIServer", ["AccessControl", "XRayAPI", "Segments", "JSONText", "Observability",
+        module("APIServer", ["AccessControl", "XRayAPI", "Segments", "JSONText", "Observability", "CZlib",
                              hummingbird, hummingbirdCore, nioPosix, nioCore, nioHTTP1, crypto, logging, lifecycle]),
         module("Ingest", ["SegmentLog", "AccessControl", "APIServer", "XRayAPI", "Segments", "JSONText", "Observability",
                           nioPosix, nioCore, logging, lifecycle]),
-        module("Aggregation", ["SegmentLog", "TraceStore", "Segments", "TraceAssembly", "ServiceGraph", "Observability", logging, lifecycle]),
+        module("Aggregation", ["SegmentLog", "TraceStore", "PostgreSQL", "Segments", "TraceAssembly", "ServiceGraph", "Observability", logging, lifecycle]),
         module("Query", ["SegmentLog", "TraceStore", "AccessControl", "XRayAPI", "Segments", "TraceAssembly", "ServiceGraph", "JSONText",
                          "Observability", "APIServer", logging]),
-        module("LoadGeneration", ["AccessControl", "Segments", "JSONText", nioPosix, nioCore, nioHTTP1, logging,
+        module("LoadGeneration", ["AccessControl", "Segments", "JSONText", crypto,
                                   .product(name: "Histogram", package: "hdrhistogram-swift")]),
 
         .executableTarget(

@@ -1,0 +1,250 @@
+// From records to rows: one batch of the log in, everything the transaction writes out. The traces that the batch
+// touches come from the cache or from the store; their old contributions are taken back, their documents folded, their
+// new contributions added. Nothing here depends on where a batch begins or ends.
+
+import Segments
+import SegmentLog
+import ServiceGraph
+import TraceAssembly
+import TraceStore
+
+/// What the worker must know of a folded batch besides its rows.
+struct FoldedBatch {
+    var rows = AggregationBatch()
+    var recordCount = 0
+    /// Traces whose entities changed: others may have links to them.
+    var changed: [TraceKey] = []
+    /// Traces whose links were evaluated.
+    var consumers: [TraceKey] = []
+    var retractionCount = 0
+}
+
+/// Folds batches one after the other. Owned by one worker, on its thread.
+struct BatchFold {
+    private struct Record {
+        var partition: Int
+        var entry: LogEntry
+        var document: SegmentDocument
+    }
+
+    /// A trace that the batch touches, from first sight until it goes back to the cache.
+    private struct Touched {
+        var key: TraceKey
+        var state: CachedTrace
+        var records: [Record] = []
+        var isTouchRequested = false
+        var newDocuments: [StoredDocument] = []
+        /// A document changed it, or was refused for the trace's size.
+        var isChanged = false
+        var links: [Link] = []
+        var mustBeWritten: Bool { isChanged || (!links.isEmpty && !state.trace.entities.isEmpty) }
+    }
+
+    let store: TraceStore
+    let limits: TraceLimits
+    private let parser: SegmentParser
+    var cache: TraceCache
+
+    init(store: TraceStore, limits: TraceLimits, segmentLimits: SegmentLimits, cacheCapacity: Int) {
+        self.store = store
+        self.limits = limits
+        parser = SegmentParser(limits: segmentLimits)
+        cache = TraceCache(capacity: cacheCapacity)
+    }
+
+    /// Folds the records of one or several partitions; the cache then holds the state after them.
+    /// - Parameter moves: the positions of those partitions, written with the rows.
+    /// - Throws: when the store cannot be read. The cache is then no longer to be trusted: drop it.
+    mutating func fold(_ batches: [LogBatch], moves: [PositionMove]) async throws(TraceStoreError) -> FoldedBatch {
+        var result = FoldedBatch()
+        result.rows.positions = moves
+        var touched: [Touched] = []
+        var contributions: [AccountID: Contributions] = [:]
+
+        try await gather(batches, into: &touched, &result)
+        for index in touched.indices {
+            let account = touched[index].key.account
+            if !touched[index].state.trace.entities.isEmpty {
+                contributions[account, default: Contributions()].subtract(
+                    Forest(touched[index].state.trace), links: touched[index].state.usedFacts)
+            }
+            apply(&touched[index], &result)
+        }
+        try await resolveLinks(&touched, &result)
+        for index in touched.indices {
+            let forest = Forest(touched[index].state.trace)
+            contributions[touched[index].key.account, default: Contributions()].add(
+                forest, links: touched[index].state.usedFacts)
+            if touched[index].mustBeWritten { write(forest, of: &touched[index], &result) }
+        }
+        writeBlocks(contributions, &result)
+        for trace in touched where trace.state.version > 0 { cache.put(trace.state, for: trace.key) }
+        cache.evict()
+        return result
+    }
+
+    /// Parses the records and brings together each trace with what the batch has for it.
+    private mutating func gather(
+        _ batches: [LogBatch], into touched: inout [Touched], _ result: inout FoldedBatch
+    ) async throws(TraceStoreError) {
+        var places: [TraceKey: Int] = [:]
+        for batch in batches {
+            for entry in batch.entries {
+                result.recordCount += 1
+                let key = TraceKey(account: entry.account, id: entry.traceID)
+                var record: Record?
+                if entry.kind == .document {
+                    guard let document = parse(entry, partition: batch.partition, &result) else { continue }
+                    record = Record(partition: batch.partition, entry: entry, document: document)
+                }
+                let place: Int
+                if let known = places[key] {
+                    place = known
+                } else {
+                    place = touched.count
+                    places[key] = place
+                    let empty = CachedTrace(trace: Trace(id: key.id, account: key.account), version: -1, usedFacts: [:])
+                    touched.append(Touched(key: key, state: cache.take(key) ?? empty))
+                }
+                if let record { touched[place].records.append(record) } else { touched[place].isTouchRequested = true }
+            }
+        }
+        try await load(&touched)
+    }
+
+    /// Parses a document, or puts it into the inbox: a poison record never stops its partition.
+    private func parse(_ entry: LogEntry, partition: Int, _ result: inout FoldedBatch) -> SegmentDocument? {
+        do throws(Refusal) {
+            let document = try entry.value.withUnsafeBytes { bytes throws(Refusal) in try parser.parse(bytes) }
+            if document.traceID == entry.traceID { return document }
+            reject(
+                entry, partition: partition, code: "InvalidTraceId",
+                reason: "the record's key is \(entry.traceID), its document belongs to \(document.traceID)", &result)
+        } catch let refusal {
+            reject(entry, partition: partition, code: refusal.code, reason: refusal.message, &result)
+        }
+        return nil
+    }
+
+    private func reject(_ entry: LogEntry, partition: Int, code: String, reason: String, _ result: inout FoldedBatch) {
+        result.rows.inbox.append(
+            InboxEntry(
+                account: entry.account, partition: partition, offset: entry.offset, receivedAt: entry.receivedAt, code: code,
+                reason: reason, traceID: entry.traceID, document: Array(entry.value)))
+    }
+
+    /// Reads the traces that the cache did not have; one that is not stored either is new.
+    private func load(_ touched: inout [Touched]) async throws(TraceStoreError) {
+        let unknown = touched.indices.filter { touched[$0].state.version < 0 }
+        for (account, places) in Dictionary(grouping: unknown, by: { touched[$0].key.account }) {
+            let stored = try await store.storedTraces(account: account, ids: places.map { touched[$0].key.id })
+            let byID = Dictionary(stored.map { ($0.id, $0) }) { $1 }
+            var consumers: [TraceID] = []
+            for place in places {
+                touched[place].state.version = 0
+                guard let found = byID[touched[place].key.id] else { continue }
+                touched[place].state.trace = LinkFactsLookup.refold(found, account: account, parser: parser)
+                touched[place].state.version = found.version
+                if !linksInUse(of: touched[place].state.trace).isEmpty { consumers.append(found.id) }
+            }
+            let used = try await LinkFactsLookup.usedFacts(of: consumers, account: account, in: store)
+            for place in places { touched[place].state.usedFacts = used[touched[place].key.id] ?? [:] }
+        }
+    }
+
+    /// Folds the batch's documents of one trace in log order.
+    private func apply(_ touched: inout Touched, _ result: inout FoldedBatch) {
+        for record in touched.records {
+            let entry = record.entry
+            let outcome = entry.value.withUnsafeBytes {
+                touched.state.trace.fold(record.document, bytes: $0, receivedAt: entry.receivedAt, limits: limits)
+            }
+            switch outcome {
+            case .changed:
+                touched.isChanged = true
+                touched.newDocuments.append(
+                    StoredDocument(
+                        receivedAt: entry.receivedAt, partition: record.partition, offset: entry.offset, bytes: entry.value))
+            case .ignored:
+                break
+            case .overLimit:
+                touched.isChanged = true
+                reject(
+                    entry, partition: record.partition, code: "TraceSizeLimitExceeded",
+                    reason: "the trace holds \(touched.state.trace.storedBytes) bytes; \(entry.value.count) more would be over its limit of \(limits.traceBytes)",
+                    &result)
+            }
+        }
+        touched.records = []
+    }
+
+    /// Finds out what the links of changed consumers resolve to now.
+    private func resolveLinks(_ touched: inout [Touched], _ result: inout FoldedBatch) async throws(TraceStoreError) {
+        var wanted: [AccountID: Set<Link>] = [:]
+        for index in touched.indices where touched[index].isChanged || touched[index].isTouchRequested {
+            touched[index].links = linksInUse(of: touched[index].state.trace)
+            if !touched[index].links.isEmpty { wanted[touched[index].key.account, default: []].formUnion(touched[index].links) }
+        }
+        guard !wanted.isEmpty else { return }
+        let places = Dictionary(touched.indices.map { (touched[$0].key, $0) }) { $1 }
+        for (account, links) in wanted {
+            var facts: [Link: LinkFacts] = [:]
+            var elsewhere: [Link] = []
+            for (target, links) in Dictionary(grouping: links, by: \.traceID) {
+                // Traces of this batch are ahead of the tables. A producer that changes later touches its consumers.
+                guard let place = places[TraceKey(account: account, id: target)] else {
+                    elsewhere += links
+                    continue
+                }
+                let state = touched[place].state
+                facts.merge(LinkFactsLookup.facts(of: links.map(\.entityID), in: state.trace, used: state.usedFacts)) { $1 }
+            }
+            let stored = try await LinkFactsLookup.storedFacts(of: elsewhere, account: account, in: store, parser: parser)
+            facts.merge(stored) { $1 }
+            for index in touched.indices where touched[index].key.account == account && !touched[index].links.isEmpty {
+                evaluateLinks(&touched[index], facts, &result)
+            }
+        }
+    }
+
+    private func evaluateLinks(_ touched: inout Touched, _ facts: [Link: LinkFacts], _ result: inout FoldedBatch) {
+        touched.state.usedFacts = [:]
+        var rows: [StoredLink] = []
+        for link in touched.links {
+            let found = facts[link]
+            touched.state.usedFacts[link] = found
+            rows.append(
+                StoredLink(consumer: touched.key.id, target: link.traceID, entity: link.entityID, facts: found?.encoded))
+        }
+        result.rows.links.append(LinkReplacement(account: touched.key.account, consumer: touched.key.id, links: rows))
+        result.consumers.append(touched.key)
+    }
+
+    private func writeBlocks(_ contributions: [AccountID: Contributions], _ result: inout FoldedBatch) {
+        // The delta is named by one of the batch's partitions; readers add up all of them.
+        guard let move = result.rows.positions.first(where: { $0.to > $0.from }) else { return }
+        for (account, sum) in contributions {
+            for block in sum.blocks() {
+                result.rows.blocks.append(
+                    GraphBlockDelta(
+                        account: account, minute: block.minute, partition: move.partition, lastOffset: move.to - 1,
+                        bytes: block.bytes))
+            }
+        }
+    }
+
+    /// The row of a trace and its new documents. A touch that evaluated links writes the row too: its version guards the
+    /// contributions against a second owner of the trace.
+    private func write(_ forest: Forest, of touched: inout Touched, _ result: inout FoldedBatch) {
+        let trace = touched.state.trace
+        let clocks = SummaryClocks(forest: forest)
+        result.rows.traces.append(
+            TraceChange(
+                account: touched.key.account, id: touched.key.id, expectedVersion: touched.state.version,
+                newDocuments: touched.newDocuments, rootStart: clocks.rootStart, receipts: clocks.receipts,
+                ends: clocks.ends, revision: trace.revision, limitExceeded: trace.limitExceeded,
+                storedBytes: trace.storedBytes))
+        touched.state.version += 1
+        if touched.isChanged { result.changed.append(touched.key) }
+    }
+}

@@ -1,0 +1,90 @@
+// The slow work around the fold: merging graph blocks of quiet minutes, day partitions and retention, lag metrics.
+// Every step is a transaction of its own and may be repeated or interrupted.
+
+import Logging
+import Observability
+import Segments
+import SegmentLog
+import ServiceGraph
+import ServiceLifecycle
+import TraceStore
+
+public struct MaintenanceOptions: Sendable {
+    public var retentionDays = 30
+    /// How often blocks are merged and metrics of the log refreshed.
+    public var interval: Duration = .seconds(5)
+    /// A minute is merged when it ended this long ago; late documents add deltas that the next rounds merge.
+    public var quietMinutes: Int64 = 2
+    public init() {}
+}
+
+public struct Maintenance: Service {
+    let log: any SegmentLog
+    let store: TraceStore
+    let options: MaintenanceOptions
+    let metrics: Metrics
+    let logger: Logger
+    let clock: @Sendable () -> Micros
+
+    public init(
+        log: any SegmentLog, store: TraceStore, options: MaintenanceOptions, metrics: Metrics, logger: Logger,
+        clock: @escaping @Sendable () -> Micros
+    ) {
+        self.log = log
+        self.store = store
+        self.options = options
+        self.metrics = metrics
+        self.logger = logger
+        self.clock = clock
+    }
+
+    public func run() async throws {
+        await cancelWhenGracefulShutdown {
+            var preparedDay: Int?
+            var round = 0
+            while !Task.isCancelled {
+                do {
+                    try await measure()
+                    let day = Int(clock() / 86_400_000_000)
+                    if preparedDay != day {
+                        try await store.prepareDays(around: day)
+                        try await store.removeDays(before: day - options.retentionDays)
+                        preparedDay = day
+                    }
+                    if round % 6 == 0 { try await compact() }
+                } catch is CancellationError {
+                    break
+                } catch {
+                    logger.warning("maintenance did not finish; it is tried again", metadata: ["reason": "\(error)"])
+                }
+                round += 1
+                try? await Task.sleep(for: options.interval)
+            }
+        }
+    }
+
+    /// Lag of every partition and size of the inbox, as metrics.
+    private func measure() async throws {
+        let positions = try await store.positions().map { LogPosition(partition: $0.partition, offset: $0.position) }
+        let now = clock()
+        for backlog in try await log.backlog(beyond: positions) {
+            let age = backlog.oldestReceipt.map { Duration.microseconds(max(0, now - $0)) } ?? .zero
+            metrics.lag(partition: backlog.partition, records: Int(backlog.recordCount), age: age)
+        }
+        metrics.inboxSize(try await store.inboxCount())
+    }
+
+    /// Merges what has gathered in minutes that are over, of the last retention period: late documents land anywhere.
+    private func compact() async throws {
+        let now = clock() / 60_000_000
+        let minutes = (now - Int64(options.retentionDays) * 1440)..<(now - options.quietMinutes)
+        for partition in 0..<log.partitionCount {
+            var removed = 0
+            repeat {
+                removed = try await store.compactGraphBlocks(partition: partition, minutes: minutes) { blocks in
+                    try GraphBlock.merge(blocks)?.bytes
+                }
+            } while removed > 0 && !Task.isCancelled
+        }
+    }
+}
