@@ -57,7 +57,6 @@ let package = Package(
 
         // Adapters.
         module("Observability", [nioCore]),
-        module("PrivatePostgreSQL", [logging, lifecycle]),
         module("PostgreSQL", ["CPostgreSQL", logging]),
         module("PrivatePostgreSQL", [logging, lifecycle]),
         module("SegmentLog", ["PostgreSQL", "Segments", "CZstd", logging]),
