@@ -214,7 +214,8 @@ public struct JSONString {
 
     @inlinable
     public static func == (a: JSONString, b: StaticString) -> Bool {
-        a.count == b.utf8CodeUnitCount && csimdjson_bytes_equal(a.start, b.utf8Start, a.count)
+        // The literal's length, not ours: a constant, so the comparison becomes a few instructions.
+        a.count == b.utf8CodeUnitCount && csimdjson_bytes_equal(a.start, b.utf8Start, b.utf8CodeUnitCount)
     }
 
     @inlinable

@@ -83,31 +83,49 @@ public struct JSONWriter {
     public mutating func string(utf8 value: UnsafeBufferPointer<UInt8>) {
         separate()
         bytes.append(UInt8(ascii: "\""))
-        // Runs without anything to escape are copied whole: documents travel as strings and are long.
-        var run = 0
-        for (position, byte) in value.enumerated() where byte < 0x20 || byte == 0x22 || byte == 0x5C {
-            bytes.append(contentsOf: value[run..<position])
-            appendEscape(of: byte)
-            run = position + 1
+        // A piece at a time through the stack: documents travel as strings, and every third byte of one is a quote.
+        withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 6 * 256) { escaped in
+            var piece = 0
+            while piece < value.count {
+                let end = min(piece + 256, value.count)
+                var count = 0
+                for position in piece..<end {
+                    let byte = value[position]
+                    if byte >= 0x20 && byte != 0x22 && byte != 0x5C {
+                        escaped[count] = byte
+                        count &+= 1
+                    } else {
+                        count &+= writeEscape(of: byte, to: escaped, at: count)
+                    }
+                }
+                bytes.append(contentsOf: escaped[..<count])
+                piece = end
+            }
         }
-        bytes.append(contentsOf: value[run...])
         bytes.append(UInt8(ascii: "\""))
     }
 
-    private mutating func appendEscape(of byte: UInt8) {
-        bytes.append(0x5C)
+    /// Writes at most 6 bytes and returns how many.
+    private func writeEscape(of byte: UInt8, to buffer: UnsafeMutableBufferPointer<UInt8>, at position: Int) -> Int {
+        buffer[position] = 0x5C
+        let letter: UInt8
         switch byte {
-        case 0x22, 0x5C: bytes.append(byte)
-        case 0x08: bytes.append(UInt8(ascii: "b"))
-        case 0x09: bytes.append(UInt8(ascii: "t"))
-        case 0x0A: bytes.append(UInt8(ascii: "n"))
-        case 0x0C: bytes.append(UInt8(ascii: "f"))
-        case 0x0D: bytes.append(UInt8(ascii: "r"))
+        case 0x22, 0x5C: letter = byte
+        case 0x08: letter = UInt8(ascii: "b")
+        case 0x09: letter = UInt8(ascii: "t")
+        case 0x0A: letter = UInt8(ascii: "n")
+        case 0x0C: letter = UInt8(ascii: "f")
+        case 0x0D: letter = UInt8(ascii: "r")
         default:
-            bytes.append(contentsOf: "u00".utf8)
-            bytes.append(hexDigit(byte >> 4))
-            bytes.append(hexDigit(byte & 15))
+            buffer[position + 1] = UInt8(ascii: "u")
+            buffer[position + 2] = 0x30
+            buffer[position + 3] = 0x30
+            buffer[position + 4] = hexDigit(byte >> 4)
+            buffer[position + 5] = hexDigit(byte & 15)
+            return 6
         }
+        buffer[position + 1] = letter
+        return 2
     }
 
     private func hexDigit(_ value: UInt8) -> UInt8 { value < 10 ? 0x30 + value : 0x57 + value }

@@ -16,7 +16,7 @@ public func micros(fromSeconds seconds: Double) -> Micros? {
     let floor = fraction.rounded(.down)
     var micros = Int64(whole) * 1_000_000 + Int64(floor)
     let rest = fraction - floor
-    if abs(rest - 0.5) > seconds.ulp * 1e6 + 1e-9 {
+    if abs(rest - 0.5) > seconds.ulp * 0.5e6 + 1e-9 {
         if rest > 0.5 { micros += 1 }
     } else if isHalfOrMore(ofDecimal: seconds) ?? (rest >= 0.5) {
         micros += 1
