@@ -63,8 +63,9 @@ public final class Counter: MetricFamily {
         if count > 0 { unlabelled.wrappingAdd(UInt64(count), ordering: .relaxed) }
     }
 
+    /// Adding 0 makes the series appear.
     public func add(_ amount: Double, _ values: [String]) {
-        guard amount > 0 else { return }
+        guard amount >= 0 else { return }
         series.withLock { $0[head.admitted(values, among: $0), default: 0] += amount }
     }
 
