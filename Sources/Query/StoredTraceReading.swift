@@ -1,0 +1,52 @@
+// The reads of the query role from the real store and log; made by the executable.
+
+import SegmentLog
+import Segments
+import TraceStore
+
+/// The reads of a node with a trace store and a log.
+public struct StoredTraceReading: TraceReading {
+    private let store: TraceStore
+    private let log: any SegmentLog
+
+    public init(store: TraceStore, log: any SegmentLog) {
+        self.store = store
+        self.log = log
+    }
+
+    public func storedTraces(account: AccountID, ids: [TraceID]) async throws -> [StoredTrace] {
+        try await store.storedTraces(account: account, ids: ids)
+    }
+
+    public func summaryPage(
+        account: AccountID, rangeType: TimeRangeType, window: Range<Int64>, after: SummaryCandidate?, limit: Int
+    ) async throws -> [SummaryCandidate] {
+        try await store.summaryPage(account: account, rangeType: rangeType, window: window, after: after, limit: limit)
+    }
+
+    public func graphBlocks(account: AccountID, minutes: Range<Int64>) async throws -> [GraphBlockRow] {
+        try await store.graphBlocks(account: account, minutes: minutes)
+    }
+
+    public func partition(of id: TraceID) -> Int { LogPartition.of(id, count: log.partitionCount) }
+
+    public func endOffsets() async throws -> [Int64] { try await log.endOffsets() }
+
+    /// A partition the aggregator has not touched yet is at the start of the log.
+    public func positions() async throws -> [LogPosition] {
+        let states = try await store.positions()
+        var positions = (0..<log.partitionCount).map { LogPosition(partition: $0, offset: 0) }
+        for state in states where positions.indices.contains(state.partition) {
+            positions[state.partition].offset = state.position
+        }
+        return positions
+    }
+
+    public func waitForPositions(_ offsets: [LogPosition], timeout: Duration) async throws -> Bool {
+        try await store.waitForPositions(offsets.map { ($0.partition, $0.offset) }, timeout: timeout)
+    }
+
+    public func backlog(beyond positions: [LogPosition]) async throws -> [LogBacklog] {
+        try await log.backlog(beyond: positions)
+    }
+}

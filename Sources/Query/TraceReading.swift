@@ -1,0 +1,36 @@
+// What the query role reads: stored traces, the search index, graph blocks, and how far the aggregator has come.
+// `QueryService` asks; `StoredTraceReading` answers from the store and the log, tests answer from memory.
+
+import SegmentLog
+import Segments
+import TraceStore
+
+/// The reads of the query role. Every call names the account; nothing crosses accounts.
+public protocol TraceReading: Sendable {
+    /// Traces in the order of `ids`; unknown ids are absent.
+    func storedTraces(account: AccountID, ids: [TraceID]) async throws -> [StoredTrace]
+
+    /// Traces that have a root and whose clock lies in the window (seconds), newest clock first, tie by smaller id,
+    /// those behind `after` in that order, at most `limit`.
+    func summaryPage(
+        account: AccountID, rangeType: TimeRangeType, window: Range<Int64>, after: SummaryCandidate?, limit: Int
+    ) async throws -> [SummaryCandidate]
+
+    /// All blocks of the minutes (minutes since 1970), of one snapshot of the store.
+    func graphBlocks(account: AccountID, minutes: Range<Int64>) async throws -> [GraphBlockRow]
+
+    /// The partition a trace lives in.
+    func partition(of id: TraceID) -> Int
+
+    /// For each partition the offset the next record will get.
+    func endOffsets() async throws -> [Int64]
+
+    /// For each partition the offset up to which the aggregator has committed.
+    func positions() async throws -> [LogPosition]
+
+    /// Returns once the aggregator has committed up to the offsets, or after the time-out (false).
+    func waitForPositions(_ offsets: [LogPosition], timeout: Duration) async throws -> Bool
+
+    /// What the log holds beyond the positions.
+    func backlog(beyond positions: [LogPosition]) async throws -> [LogBacklog]
+}

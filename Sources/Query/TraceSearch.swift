@@ -1,0 +1,146 @@
+// `GetTraceSummaries` (`traces.md` §7): scan the search index newest first, keep what the sampling keeps, render the
+// summaries of the page from the documents. Work for one page is bounded: 5,000 traces scanned, 100 rendered.
+
+import Segments
+import TraceAssembly
+import TraceStore
+import XRayAPI
+
+extension QueryService {
+    public func getTraceSummaries(
+        body: [UInt8], account: AccountID, isFresh: Bool = false
+    ) async throws(APIError) -> QueryAnswer {
+        let request = try GetTraceSummariesRequest(body: body)
+        var position = SearchPosition()
+        if let text = request.nextToken {
+            let bytes = try tokens.position(
+                in: text, operation: GetTraceSummariesRequest.operation, account: account, requestHash: request.hash, now: now())
+            guard let opened = SearchPosition(bytes) else { throw PageToken.invalid(text) }
+            position = opened
+        }
+        let completeTo = try await completeTo(nil, isFresh ? .fresh : .atOnce)
+        let scan = try await scan(request, from: position, account: account)
+
+        var response = GetTraceSummariesResponse(timeRangeType: request.timeRangeType)
+        let folder = TraceFolder()
+        for chunk in scan.kept.chunks(of: limits.chunkTraces) {
+            try await gate.withUnits(chunk.count) { () async throws(APIError) in
+                for trace in try await traces(chunk, account: account) {
+                    // No root any more cannot be: entities are never removed. A trace removed by retention is skipped.
+                    if let summary = TraceSummary(forest: folder.fold(trace, account: account).forest) { response.append(summary) }
+                    await Task.yield()
+                }
+            }
+        }
+        var nextToken: String?
+        if scan.outcome == .pageFull {
+            let token = PageToken(
+                operation: GetTraceSummariesRequest.operation, account: account, requestHash: request.hash, position: scan.position.bytes)
+            nextToken = try tokens.seal(token, now: now())
+        }
+        let body = response.finish(
+            approximateTime: scan.approximateTime(of: request), tracesProcessedCount: scan.scannedTraces, nextToken: nextToken)
+        return QueryAnswer(body: body, completeTo: completeTo)
+    }
+
+    /// Walks the index from a position until the page is full, its work is done, or there are no more traces.
+    private func scan(
+        _ request: GetTraceSummariesRequest, from start: SearchPosition, account: AccountID
+    ) async throws(APIError) -> SearchScan {
+        var scan = SearchScan(position: start)
+        guard !request.window.isEmpty else { return scan }
+        let rate = request.sampling.rate
+        let scanLimit =
+            request.sampling == .partialScan
+            ? GetTraceSummariesRequest.partialScanTraces - start.scannedTraces : Int.max
+        let budget = min(limits.pageScannedTraces, scanLimit)
+        let rangeType = TimeRangeType(request.timeRangeType)
+
+        while true {
+            let missing = limits.pageSummaries - scan.kept.count
+            let room = budget - scan.scannedTraces
+            guard missing > 0, room > 0 else {
+                scan.outcome = scan.scannedTraces >= scanLimit ? .scanLimitReached : .pageFull
+                return scan
+            }
+            // About as many as the sampling needs to give what is missing.
+            let wanted = min(room, max(missing, Int(min(Double(room), Double(missing) / max(rate, 1e-9)))))
+            let after = scan.position.last
+            // One more than wanted tells whether the page after this one would be empty.
+            let candidates = try await read("search index") {
+                try await reading.summaryPage(
+                    account: account, rangeType: rangeType, window: request.window, after: after, limit: wanted + 1)
+            }
+            for (index, candidate) in candidates.prefix(wanted).enumerated() {
+                scan.take(candidate, isKept: rate >= 1 || candidate.id.samplingFraction < rate)
+                if scan.kept.count == limits.pageSummaries, index + 1 < candidates.count {
+                    scan.outcome = scan.scannedTraces >= scanLimit ? .scanLimitReached : .pageFull
+                    return scan
+                }
+            }
+            if candidates.count <= wanted { return scan }
+        }
+    }
+}
+
+extension GetTraceSummariesRequest.Sampling {
+    fileprivate var rate: Double {
+        if case .fixedRate(let rate) = self { rate } else { 1 }
+    }
+}
+
+extension TimeRangeType {
+    init(_ type: GetTraceSummariesRequest.TimeRangeType) {
+        switch type {
+        case .traceID: self = .traceID
+        case .event: self = .event
+        case .service: self = .service
+        }
+    }
+}
+
+/// What one page's walk found.
+private struct SearchScan {
+    enum Outcome { case windowExhausted, pageFull, scanLimitReached }
+
+    var position: SearchPosition
+    var kept: [TraceID] = []
+    var scannedTraces = 0
+    var outcome = Outcome.windowExhausted
+
+    init(position: SearchPosition) { self.position = position }
+
+    mutating func take(_ candidate: SummaryCandidate, isKept: Bool) {
+        scannedTraces += 1
+        position.scannedTraces += 1
+        position.last = candidate
+        if isKept { kept.append(candidate.id) }
+    }
+
+    /// How far back the page reached, seconds: the clock of the last scanned trace; with the window exhausted its start,
+    /// for `Service` 60 s earlier (recorded behaviour).
+    func approximateTime(of request: GetTraceSummariesRequest) -> Int64 {
+        if outcome != .windowExhausted, let last = position.last { return last.clock / 1_000_000 }
+        return request.window.lowerBound - (request.timeRangeType == .service ? 60 : 0)
+    }
+}
+
+/// Position of a page token of `GetTraceSummaries`: the last scanned trace, and how many were scanned on all pages so far.
+struct SearchPosition: Equatable {
+    var last: SummaryCandidate?
+    var scannedTraces = 0
+
+    init() {}
+
+    init?(_ bytes: [UInt8]) {
+        guard bytes.count == 32, let id = TraceID(uuidBytes: bytes[8..<24]) else { return nil }
+        func number(_ range: Range<Int>) -> Int64 { Int64(bitPattern: bytes[range].reduce(UInt64(0)) { $0 << 8 | UInt64($1) }) }
+        last = SummaryCandidate(id: id, clock: number(0..<8))
+        scannedTraces = Int(number(24..<32))
+    }
+
+    var bytes: [UInt8] {
+        func bytes(_ number: Int64) -> [UInt8] { withUnsafeBytes(of: number.bigEndian) { Array($0) } }
+        return bytes(last?.clock ?? 0) + (last?.id ?? TraceID(high: 0, low: 0)).uuidBytes + bytes(Int64(scannedTraces))
+    }
+}
