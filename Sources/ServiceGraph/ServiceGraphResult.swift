@@ -28,6 +28,22 @@ public struct GraphService: Sendable, Equatable {
     public var edges: [GraphEdge]
     /// Nil on client nodes: `SummaryStatistics` and both histograms are omitted together.
     public var statistics: NodeStatistics?
+
+    public init(
+        referenceID: Int, name: String, type: String?, accountID: String? = nil, isRoot: Bool = false, state: State,
+        startTime: Int64? = nil, endTime: Int64? = nil, edges: [GraphEdge] = [], statistics: NodeStatistics? = nil
+    ) {
+        self.referenceID = referenceID
+        self.name = name
+        self.type = type
+        self.accountID = accountID
+        self.isRoot = isRoot
+        self.state = state
+        self.startTime = startTime
+        self.endTime = endTime
+        self.edges = edges
+        self.statistics = statistics
+    }
 }
 
 /// The three fields that client nodes do not have.
@@ -35,6 +51,12 @@ public struct NodeStatistics: Sendable, Equatable {
     public var summary: SummaryStatistics
     public var durationHistogram: [HistogramEntry]
     public var responseTimeHistogram: [HistogramEntry]
+
+    public init(summary: SummaryStatistics, durationHistogram: [HistogramEntry], responseTimeHistogram: [HistogramEntry]) {
+        self.summary = summary
+        self.durationHistogram = durationHistogram
+        self.responseTimeHistogram = responseTimeHistogram
+    }
 }
 
 /// One edge (`service-graph.md` §5).
@@ -43,6 +65,11 @@ public struct GraphEdge: Sendable, Equatable {
         public var name: String
         /// Nil: omitted.
         public var type: String?
+
+        public init(name: String, type: String?) {
+            self.name = name
+            self.type = type
+        }
     }
 
     /// `ReferenceId`: that of the destination node.
@@ -55,6 +82,19 @@ public struct GraphEdge: Sendable, Equatable {
     /// `ReceivedEventAgeHistogram` of a link edge, `ResponseTimeHistogram` of any other.
     public var histogram: [HistogramEntry]
     public var aliases: [Alias]
+
+    public init(
+        referenceID: Int, startTime: Int64? = nil, endTime: Int64? = nil, summary: SummaryStatistics, isLink: Bool = false,
+        histogram: [HistogramEntry], aliases: [Alias] = []
+    ) {
+        self.referenceID = referenceID
+        self.startTime = startTime
+        self.endTime = endTime
+        self.summary = summary
+        self.isLink = isLink
+        self.histogram = histogram
+        self.aliases = aliases
+    }
 }
 
 /// `SummaryStatistics`. Every count is written, 0 included.
