@@ -49,6 +49,9 @@ final class WorkGate: Sendable {
         return try await body()
     }
 
+    /// Requests waiting now.
+    var waiterCount: Int { state.withLock { $0.waiters.count } }
+
     private func acquire(_ units: Int) async -> Bool {
         let id = state.withLock { state in
             state.nextID += 1

@@ -1,0 +1,155 @@
+// A store and a log in memory: documents are "appended" to partitions and become visible when they are "committed".
+// What it answers is computed from the documents by the rules of `traces.md` §7, not by any index.
+
+import Query
+import SegmentLog
+import Segments
+import ServiceGraph
+import Synchronization
+import TraceAssembly
+import TraceStore
+
+final class InMemoryTraces: TraceReading {
+    struct Record {
+        var account: AccountID
+        var traceID: TraceID
+        var receivedAt: Micros
+        var bytes: [UInt8]
+    }
+
+    struct State {
+        var log: [[Record]]
+        var committed: [Int]
+        /// Offsets of the records of each trace.
+        var offsets: [TraceKey: [Int]] = [:]
+        /// Ids whose rows cannot be read.
+        var corrupt: Set<TraceID> = []
+        /// What every read throws.
+        var failure: TraceStoreError?
+        /// Calls of `storedTraces` and `summaryPage`.
+        var largestRead = 0
+        var largestScan = 0
+        var graphReads = 0
+        /// Commits everything as soon as somebody waits for it.
+        var commitsOnWait = false
+        var waits = 0
+    }
+
+    static let partitions = 4
+    let state = Mutex(State(log: Array(repeating: [], count: partitions), committed: Array(repeating: 0, count: partitions)))
+
+    /// Appends a document; `commit()` makes it visible.
+    func append(_ text: String, account: AccountID, receivedAt: Micros) throws {
+        let bytes = Array(text.utf8)
+        let id = try SegmentParser().validate(bytes)
+        let partition = partition(of: id)
+        state.withLock { state in
+            state.offsets[TraceKey(account: account, id: id), default: []].append(state.log[partition].count)
+            state.log[partition].append(Record(account: account, traceID: id, receivedAt: receivedAt, bytes: bytes))
+        }
+    }
+
+    func commit() { state.withLock { state in state.committed = state.log.map(\.count) } }
+
+    func add(_ text: String, account: AccountID, receivedAt: Micros = 1_700_000_000_000_000) throws {
+        try append(text, account: account, receivedAt: receivedAt)
+        commit()
+    }
+
+    // MARK: - TraceReading
+
+    func storedTraces(account: AccountID, ids: [TraceID]) async throws -> [StoredTrace] {
+        try state.withLock { state in
+            if let failure = state.failure { throw failure }
+            state.largestRead = max(state.largestRead, ids.count)
+            if ids.contains(where: state.corrupt.contains) { throw TraceStoreError(.corrupt, "bad row") }
+            return ids.compactMap { stored(account: account, id: $0, state) }
+        }
+    }
+
+    private func stored(account: AccountID, id: TraceID, _ state: State) -> StoredTrace? {
+        let partition = partition(of: id)
+        let offsets = state.offsets[TraceKey(account: account, id: id)] ?? []
+        let documents = offsets.filter { $0 < state.committed[partition] }.map { offset in
+            let record = state.log[partition][offset]
+            return StoredDocument(receivedAt: record.receivedAt, partition: partition, offset: Int64(offset), bytes: record.bytes[...])
+        }
+        guard !documents.isEmpty else { return nil }
+        return StoredTrace(id: id, version: 1, revision: documents.count, limitExceeded: false, day: 0, documents: documents)
+    }
+
+    private func forests(account: AccountID, _ state: State) -> [Forest] {
+        let parser = SegmentParser()
+        return state.offsets.keys.filter { $0.account == account }.map(\.id).sorted().compactMap { id in
+            guard let stored = stored(account: account, id: id, state) else { return nil }
+            var trace = Trace(id: id, account: account)
+            for document in stored.documents {
+                _ = document.bytes.withUnsafeBytes { bytes in
+                    (try? parser.parse(bytes)).map { trace.fold($0, bytes: bytes, receivedAt: document.receivedAt) }
+                }
+            }
+            return Forest(trace)
+        }
+    }
+
+    func summaryPage(
+        account: AccountID, rangeType: TimeRangeType, window: Range<Int64>, after: SummaryCandidate?, limit: Int
+    ) async throws -> [SummaryCandidate] {
+        try state.withLock { state in
+            if let failure = state.failure { throw failure }
+            state.largestScan = max(state.largestScan, limit)
+            let all = forests(account: account, state).compactMap { forest -> SummaryCandidate? in
+                guard forest.root >= 0 else { return nil }
+                let clocks = SummaryClocks(forest: forest)
+                let times =
+                    switch rangeType {
+                    case .traceID: clocks.rootStart.map { [$0] } ?? []
+                    case .event: clocks.receipts
+                    case .service: clocks.ends
+                    }
+                return times.filter { window.contains($0 / 1_000_000) }.max().map { SummaryCandidate(id: forest.trace.id, clock: $0) }
+            }
+            let sorted = all.sorted { ($1.clock, $0.id) < ($0.clock, $1.id) }
+            guard let after else { return Array(sorted.prefix(limit)) }
+            return Array(sorted.drop { ($0.clock, after.id) > (after.clock, $0.id) || $0 == after }.prefix(limit))
+        }
+    }
+
+    func graphBlocks(account: AccountID, minutes: Range<Int64>) async throws -> [GraphBlockRow] {
+        try state.withLock { state in
+            if let failure = state.failure { throw failure }
+            state.graphReads += 1
+            var sum = Contributions()
+            for forest in forests(account: account, state) { sum.add(forest, links: [:]) }
+            return sum.blocks().filter { minutes.contains($0.minute) }.map { GraphBlockRow(minute: $0.minute, bytes: $0.bytes) }
+        }
+    }
+
+    func partition(of id: TraceID) -> Int { LogPartition.of(id, count: Self.partitions) }
+
+    func endOffsets() async throws -> [Int64] { state.withLock { $0.log.map { Int64($0.count) } } }
+
+    func positions() async throws -> [LogPosition] {
+        state.withLock { $0.committed.enumerated().map { LogPosition(partition: $0.offset, offset: Int64($0.element)) } }
+    }
+
+    /// Never waits: either everything is committed by now (or at once), or the time is taken to have passed.
+    func waitForPositions(_ offsets: [LogPosition], timeout: Duration) async throws -> Bool {
+        state.withLock { state in
+            state.waits += 1
+            if state.commitsOnWait { state.committed = state.log.map(\.count) }
+            return offsets.allSatisfy { Int64(state.committed[$0.partition]) >= $0.offset }
+        }
+    }
+
+    func backlog(beyond positions: [LogPosition]) async throws -> [LogBacklog] {
+        state.withLock { state in
+            positions.map { position in
+                let waiting = state.log[position.partition].dropFirst(Int(position.offset))
+                return LogBacklog(
+                    partition: position.partition, endOffset: Int64(state.log[position.partition].count), recordCount: Int64(waiting.count),
+                    oldestReceipt: waiting.map(\.receivedAt).min())
+            }
+        }
+    }
+}
