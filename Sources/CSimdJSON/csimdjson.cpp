@@ -26,7 +26,8 @@ bool is_digit(uint8_t c) { return c >= '0' && c <= '9'; }
 
 bool ends_token(uint8_t c) {
     switch (c) {
-    case ' ': case '\t': case '\n': case '\r': case ',': case ':': case '[': case ']': case '{': case '}': case '"': return true;
+    case ' ': case '\t': case '\n': case '\r': case ',': case ':': case '[': case ']': case '{': case '}':
+    case '"': return true;
     default: return false;
     }
 }
@@ -141,10 +142,21 @@ bool is_within_depth(const uint64_t *tape, size_t max_depth) {
     return true;
 }
 
+/// Counted in bytes of 255 at most, so that the compiler can use whole vectors.
 size_t opening_brackets(const uint8_t *bytes, size_t length) {
-    size_t count = 0;
-    for (size_t i = 0; i < length; i++) { count += size_t((bytes[i] | 0x20) == '{'); }
-    return count;
+    size_t total = 0;
+    for (size_t start = 0; start < length; start += 255) {
+        size_t end = start + 255 < length ? start + 255 : length;
+        uint8_t count = 0;
+        for (size_t i = start; i < end; i++) { count = uint8_t(count + ((bytes[i] | 0x20) == '{')); }
+        total += count;
+    }
+    return total;
+}
+
+/// Whether the document may be too deep at all: every level takes two words of tape and a bracket of text.
+bool may_exceed_depth(const uint64_t *tape, const uint8_t *bytes, size_t length, size_t max_depth) {
+    return tape_length(tape) / 2 > max_depth && opening_brackets(bytes, length) > max_depth;
 }
 
 csimdjson_result result_of(error_code code) {
@@ -236,7 +248,7 @@ csimdjson_result csimdjson_parse(csimdjson_parser *parser, const uint8_t *bytes,
     if (code != SUCCESS) { return result_of(code); }
     document->tape = parser->document.tape.get();
     document->strings = parser->document.string_buf.get();
-    if (opening_brackets(bytes, length) > max_depth && !is_within_depth(document->tape, max_depth)) {
+    if (may_exceed_depth(document->tape, bytes, length, max_depth) && !is_within_depth(document->tape, max_depth)) {
         return CSIMDJSON_TOO_DEEP;
     }
     return CSIMDJSON_OK;

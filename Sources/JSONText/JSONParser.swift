@@ -41,7 +41,9 @@ public final class JSONParser {
     ///   - bytes: the text. White space around it is allowed.
     ///   - maxDepth: how many levels of objects and arrays are legal.
     ///   - isPadded: 64 readable bytes follow the text in memory, so it need not be copied.
-    /// - Returns: the root value, valid until the next `parse` or `trim` of this parser and as long as the parser lives.
+    /// - Returns: the root value. It points into the parser: it is valid until the next `parse` or `trim`, and only as
+    ///   long as the parser lives. Never parse with a temporary (`JSONParser().parse(…)`); keep the parser in a
+    ///   property, or in a `let` of a scope that encloses every use of the value.
     @inlinable
     public func parse(
         _ bytes: UnsafeRawBufferPointer, maxDepth: Int = 512, isPadded: Bool = false

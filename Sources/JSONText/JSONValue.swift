@@ -17,7 +17,7 @@ public struct JSONValue {
 
     @usableFromInline let tape: UnsafePointer<UInt64>
     @usableFromInline let strings: UnsafePointer<UInt8>
-    /// Where the value stands on the tape; never 0. With `JSONValue.at` a compact way to remember a value of the same text.
+    /// Where the value stands on the tape; never 0. With `at`, a compact way to remember a value of the same text.
     public let index: Int
 
     @inlinable
@@ -120,6 +120,10 @@ public struct JSONValue {
     public var elements: JSONElements {
         JSONElements(base: self, position: isArray ? index &+ 1 : 0, end: isArray ? next &- 1 : 0)
     }
+
+    /// How many elements or members, duplicates included; of more than 16,777,215 that many. 0 for other kinds.
+    @inlinable
+    public var count: Int { isArray || isObject ? payload &>> 32 : 0 }
 
     @inlinable
     public func forEachMember<Failure: Error>(

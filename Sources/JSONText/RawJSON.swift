@@ -35,8 +35,8 @@ public struct RawJSON: Sendable {
         guard isString, range.count >= 2 else { return nil }
         let inner = text[(range.lowerBound + 1)..<(range.upperBound - 1)]
         guard inner.contains(0x5C) else { return String(decoding: inner, as: UTF8.self) }
-        guard let value = try? JSONParser().parse(Array(bytes)) else { return nil }
-        return value.string?.string
+        let parser = JSONParser()
+        return withExtendedLifetime(parser) { (try? parser.parse(Array(bytes)))?.string?.string }
     }
 
     /// True when this is a string with exactly this text.

@@ -3,15 +3,23 @@
 
 import JSONText
 
-func makeEntity(
-    _ value: JSONValue, _ fields: EntityFields, _ head: SegmentParser.EntityHead, kind: Entity.Kind, parentID: EntityID?
-) -> Entity {
-    var entity = Entity(
-        id: head.id, parentID: parentID, kind: kind, name: limitedName(head.name), start: head.start, end: head.end)
+/// Appends the entity and fills it in place: an `Entity` is large, and a copy would retain each of its strings.
+func appendEntity(
+    _ value: JSONValue, _ fields: EntityFields, _ head: SegmentParser.EntityHead, kind: Entity.Kind,
+    parentID: EntityID?, to entities: inout [Entity]
+) {
+    entities.append(
+        Entity(
+            id: head.id, parentID: parentID, kind: kind, name: limitedName(head.name), start: head.start, end: head.end)
+    )
+    readFacts(value, fields, into: &entities[entities.count - 1])
+}
+
+private func readFacts(_ value: JSONValue, _ fields: EntityFields, into entity: inout Entity) {
     entity.hasErrorFlag = value.flag(fields.error)
     entity.hasFaultFlag = value.flag(fields.fault)
     entity.hasThrottleFlag = value.flag(fields.throttle)
-    if kind == .subsegment {
+    if entity.kind == .subsegment {
         if let namespace = value.text(fields.namespace) {
             entity.namespace = namespace == "aws" ? .aws : namespace == "remote" ? .remote : .none
         }
@@ -26,7 +34,6 @@ func makeEntity(
     if let aws = value.field(fields.aws) { readAWS(aws, into: &entity) }
     if let annotations = value.field(fields.annotations) { entity.annotations = readAnnotations(annotations) }
     if let cause = value.field(fields.cause) { entity.cause = readCause(cause) }
-    return entity
 }
 
 /// The first 200 code points (ruling R-32).
@@ -64,14 +71,18 @@ private func readRequest(_ request: JSONValue, into entity: inout Entity) {
         switch key.count {
         case 3: if key == "url" { http.url = value.nonEmptyString }
         case 6:
-            if key == "method" { http.method = value.nonEmptyString } else if key == "traced" { isTraced = value.bool == true }
+            if key == "method" {
+                http.method = value.nonEmptyString
+            } else if key == "traced" {
+                isTraced = value.bool == true
+            }
         case 9: if key == "client_ip" { http.clientIP = value.nonEmptyString }
         case 10: if key == "user_agent" { http.userAgent = value.nonEmptyString }
         default: break
         }
     }
     if isTraced && entity.kind == .subsegment { entity.isTraced = true }
-    if http != HTTPRequest() { entity.http = http }
+    if http.url != nil || http.method != nil || http.userAgent != nil || http.clientIP != nil { entity.http = http }
 }
 
 /// A whole number, written `404`, `404.0` or as a string of digits (`segments.md` §5, rulings "Small print").
@@ -157,6 +168,7 @@ private func onlyElement(_ list: JSONValue) -> String? {
 /// Indexable entries in document order; of equal keys the last, at its place.
 private func readAnnotations(_ annotations: JSONValue) -> [Annotation] {
     var entries: [(key: JSONString, value: JSONValue)] = []
+    entries.reserveCapacity(annotations.count)
     for (key, value) in annotations.members { entries.append((key, value)) }
     dropRepeatedKeys(&entries)
 

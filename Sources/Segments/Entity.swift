@@ -97,7 +97,8 @@ public struct Annotation: Sendable {
 public enum Cause: Sendable {
     /// The string form: id of an exception described elsewhere in the trace.
     case exceptionReference(EntityID)
-    /// The object form with `id`: exception ids first, then entity ids. Own exceptions may stand beside it; the reference wins.
+    /// The object form with `id`: exception ids first, then entity ids. Own exceptions may stand beside it; the
+    /// reference wins.
     case reference(EntityID, exceptions: [ExceptionDescription])
     case exceptions([ExceptionDescription])
     /// A string that is no 16-hex id: resolves to nothing.

@@ -24,7 +24,9 @@ extension ExactString: Hashable {
 
 extension ExactString: Comparable {
     @inlinable
-    public static func < (a: ExactString, b: ExactString) -> Bool { a.value.utf8.lexicographicallyPrecedes(b.value.utf8) }
+    public static func < (a: ExactString, b: ExactString) -> Bool {
+        a.value.utf8.lexicographicallyPrecedes(b.value.utf8)
+    }
 }
 
 extension ExactString: ExpressibleByStringLiteral, CustomStringConvertible {

@@ -6,9 +6,9 @@ let representableMicros: Double = 4_611_686_018_427_387_904
 
 /// Seconds since 1970 to microseconds, half up; nil when the result is beyond ±2^62 µs.
 ///
-/// The whole seconds and the fraction are converted apart, so nothing is lost to the multiplication. A double near 1.7e9
-/// is itself ±0.12 µs off the decimal that was sent; where that decides the rounding, the decimal that decides is the
-/// shortest one that reads as this double, which is what SDKs print.
+/// The whole seconds and the fraction are converted apart, so nothing is lost to the multiplication. A double near
+/// 1.7e9 is itself up to 0.12 µs off the decimal that was sent; where that decides the rounding, the decimal that
+/// decides is the shortest one that reads as this double, which is what SDKs print.
 public func micros(fromSeconds seconds: Double) -> Micros? {
     guard seconds.magnitude < representableMicros / 1e6 else { return nil }
     let whole = seconds.rounded(.down)

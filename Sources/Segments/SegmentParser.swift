@@ -1,6 +1,6 @@
 // Document bytes in, a verdict or a `SegmentDocument` out. Ingest calls `validate` (no strings are made), the
 // aggregator and the queries call `parse`; both run the same checks, so a document accepted once is readable for ever.
-// Checks, order and codes: `segments.md` §14. It does not split the `PutTraceSegments` envelope and knows no other document.
+// Checks, order and codes: `segments.md` §14. It does not split the `PutTraceSegments` envelope.
 
 import JSONText
 
@@ -37,7 +37,9 @@ public final class SegmentParser {
     /// Reads a document: the same verdict as `validate`, and the facts of all its entities.
     public func parse(_ document: UnsafeRawBufferPointer) throws(Refusal) -> SegmentDocument {
         let (root, head) = try readHead(document)
-        var entities = [makeEntity(root, head.fields, head.entity, kind: head.kind, parentID: head.parentID)]
+        var entities: [Entity] = []
+        entities.reserveCapacity(1 + (root.field(head.fields.subsegments)?.count ?? 0))
+        appendEntity(root, head.fields, head.entity, kind: head.kind, parentID: head.parentID, to: &entities)
         var enclosing: [Int32] = [-1]
         try parseEmbedded(in: root, head.fields, enclosedBy: 0, root: root, &entities, &enclosing)
         return SegmentDocument(traceID: head.traceID, entities: entities, enclosing: enclosing)
@@ -101,14 +103,20 @@ public final class SegmentParser {
         // 5 to 7.
         let (id, name) = try readIdentity(root, fields, refusalKind, root: root)
         // 8 and 9: trace id.
-        guard let traceText = root.text(fields.traceID) else { throw refusal("MissingTraceId", refusalKind, root: root) }
-        guard let traceID = TraceID(utf8: traceText.utf8) else { throw refusal("InvalidTraceId", refusalKind, root: root) }
+        guard let traceText = root.text(fields.traceID) else {
+            throw refusal("MissingTraceId", refusalKind, root: root)
+        }
+        guard let traceID = TraceID(utf8: traceText.utf8) else {
+            throw refusal("InvalidTraceId", refusalKind, root: root)
+        }
         // 10 to 12.
         let (start, end) = try readTimes(root, fields, refusalKind, root: root)
         // 13 and 14: parent.
         var parentID: EntityID?
         if let text = root.text(fields.parentID) {
-            guard let parent = EntityID(utf8: text.utf8) else { throw refusal("InvalidParentId", refusalKind, root: root) }
+            guard let parent = EntityID(utf8: text.utf8) else {
+                throw refusal("InvalidParentId", refusalKind, root: root)
+            }
             parentID = parent
         } else if kind == .subsegment {
             throw refusal("MissingParentId", refusalKind, root: root)
@@ -185,7 +193,7 @@ public final class SegmentParser {
             let (start, end) = try readTimes(element, fields, .subsegment, root: root)
             let head = EntityHead(id: id, name: name, start: start, end: end)
             let position = entities.count
-            entities.append(makeEntity(element, fields, head, kind: .subsegment, parentID: entities[outer].id))
+            appendEntity(element, fields, head, kind: .subsegment, parentID: entities[outer].id, to: &entities)
             enclosing.append(Int32(outer))
             try parseEmbedded(in: element, fields, enclosedBy: position, root: root, &entities, &enclosing)
         }

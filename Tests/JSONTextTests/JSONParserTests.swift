@@ -21,7 +21,6 @@ private func verdict(_ bytes: [UInt8]) -> JSONParseError.Reason? {
 
 private func verdict(_ text: String) -> JSONParseError.Reason? { verdict(Array(text.utf8)) }
 
-/// As a JSON number is spelled: `1e400`.
 private func nested(_ depth: Int, open: String, close: String, inner: String = "") -> String {
     String(repeating: open, count: depth) + inner + String(repeating: close, count: depth)
 }
@@ -53,9 +52,10 @@ private func nested(_ depth: Int, open: String, close: String, inner: String = "
     }
 
     // If this fails, bytes that are no text come back inside a JSON response and break every client.
-    @Test(arguments: [
-        [0xFF], [0xC0, 0x80], [0xED, 0xA0, 0x80], [0xF4, 0x90, 0x80, 0x80], [0xE2, 0x82], [0x80],
-    ] as [[UInt8]])
+    @Test(
+        arguments: [
+            [0xFF], [0xC0, 0x80], [0xED, 0xA0, 0x80], [0xF4, 0x90, 0x80, 0x80], [0xE2, 0x82], [0x80],
+        ] as [[UInt8]])
     func `invalid UTF-8 is refused`(bytes: [UInt8]) {
         #expect(verdict(Array("{\"a\":\"".utf8) + bytes + Array("\"}".utf8)) == .notJSON)
     }
@@ -89,7 +89,9 @@ private func nested(_ depth: Int, open: String, close: String, inner: String = "
 
     // If this fails, one overflowing number hides or shifts its neighbours.
     @Test func `a number too large for a double is marked and its neighbours keep their values`() throws {
-        try parse("{\"a\":1.5,\"b\":1e400,\"c\":[7,-1e999,18446744073709551616,2e5],\"d\":\"1e400\",\"e\":18446744073709551615}") { root in
+        try parse(
+            "{\"a\":1.5,\"b\":1e400,\"c\":[7,-1e999,18446744073709551616,2e5],\"d\":\"1e400\",\"e\":18446744073709551615}"
+        ) { root in
             #expect(root.member("a")?.double == 1.5)
             #expect(root.member("b")?.kind == .hugeNumber)
             #expect(root.member("b")?.double == nil)
@@ -104,7 +106,9 @@ private func nested(_ depth: Int, open: String, close: String, inner: String = "
 
     // If this fails, members of requests and documents are read wrongly.
     @Test func `every kind of value reads back`() throws {
-        try parse("{\"s\":\"é\\u0000\\n\",\"i\":-9223372036854775808,\"d\":0.1,\"t\":true,\"f\":false,\"n\":null,\"a\":[1,[2],{}],\"o\":{\"k\":{}}}") { root in
+        try parse(
+            "{\"s\":\"é\\u0000\\n\",\"i\":-9223372036854775808,\"d\":0.1,\"t\":true,\"f\":false,\"n\":null,\"a\":[1,[2],{}],\"o\":{\"k\":{}}}"
+        ) { root in
             #expect(root.kind == .object)
             #expect(root.member("s")?.string?.string == "é\0\n")
             #expect(root.member("s")?.string?.count == 4)
@@ -120,6 +124,9 @@ private func nested(_ depth: Int, open: String, close: String, inner: String = "
             #expect(root.member("k") == nil)
             #expect(root.member("i")?.member("k") == nil)
             #expect(root.member("s")?.elements.map(\.kind) == [])
+            #expect(root.count == 8)
+            #expect(root.member("a")?.count == 3)
+            #expect(root.member("s")?.count == 0)
             #expect(root.members.map { $0.key.string } == ["s", "i", "d", "t", "f", "n", "a", "o"])
         }
         try parse("[404.0,4.04e2,404.5,1e30]") { root in

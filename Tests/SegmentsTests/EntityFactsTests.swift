@@ -37,7 +37,11 @@ private func describe(_ annotations: [Annotation]) -> [String] { annotations.map
         #expect(parsed.enclosing == [-1, 0, 1, 0])
         #expect(parsed.entities.map(\.kind) == [.segment, .subsegment, .subsegment, .subsegment])
         #expect(parsed.entities.map(\.namespace) == [.none, .aws, .none, .remote])
-        #expect(parsed.entities.map(\.parentID) == [0xAAAA_AAAA_AAAA_AAAA, 0x00c0_ffee_00c0_ffee, 0x1111_1111_1111_1111, 0x00c0_ffee_00c0_ffee].map { EntityID(rawValue: $0) })
+        #expect(
+            parsed.entities.map(\.parentID)
+                == [0xAAAA_AAAA_AAAA_AAAA, 0x00c0_ffee_00c0_ffee, 0x1111_1111_1111_1111, 0x00c0_ffee_00c0_ffee].map {
+                    EntityID(rawValue: $0)
+                })
 
         let own = parsed.entities[0]
         #expect(own.id.rawValue == 0x00c0_ffee_00c0_ffee)
@@ -51,8 +55,17 @@ private func describe(_ annotations: [Annotation]) -> [String] { annotations.map
         #expect((own.http?.method, own.http?.userAgent, own.http?.clientIP) == ("GET", "curl/8", "10.0.0.1"))
         #expect(own.isTraced == false)
         #expect(own.awsCall == nil)
-        #expect(describe(own.annotations) == ["tier=string(\"gold\")", "count=number(3.0)", "ratio=number(0.5)", "beta=bool(true)", "empty=string(\"\")"])
-        #expect(own.links == [Link(traceID: TraceID(high: 0x4efa_af4d_1e87_20b3, low: 0x9541_9019_5001_9ee5), entityID: EntityID(rawValue: 0x5399_5c3f_42cd_8ad8))])
+        #expect(
+            describe(own.annotations) == [
+                "tier=string(\"gold\")", "count=number(3.0)", "ratio=number(0.5)", "beta=bool(true)",
+                "empty=string(\"\")",
+            ])
+        #expect(
+            own.links == [
+                Link(
+                    traceID: TraceID(high: 0x4efa_af4d_1e87_20b3, low: 0x9541_9019_5001_9ee5),
+                    entityID: EntityID(rawValue: 0x5399_5c3f_42cd_8ad8))
+            ])
         guard case .exceptions(let exceptions) = own.cause else {
             Issue.record("cause \(String(describing: own.cause))")
             return
@@ -62,7 +75,8 @@ private func describe(_ annotations: [Annotation]) -> [String] { annotations.map
         #expect(exceptions.map(\.message) == ["m", nil, "only"])
 
         let call = parsed.entities[1]
-        #expect((call.awsCall?.operation, call.awsCall?.tableName, call.accountID) == ("GetItem", "carts", "444455556666"))
+        #expect(
+            (call.awsCall?.operation, call.awsCall?.tableName, call.accountID) == ("GetItem", "carts", "444455556666"))
         #expect(call.instanceID == nil)
         #expect(call.http == nil)
         let attempt = parsed.entities[2]
@@ -89,13 +103,16 @@ private func describe(_ annotations: [Annotation]) -> [String] { annotations.map
     }
 
     // If this fails, times shift by a microsecond between a document and its summary.
-    @Test(arguments: [
-        ("1478293361.271", 1_478_293_361_271_000), ("1.478293361271E9", 1_478_293_361_271_000), ("1700000000", 1_700_000_000_000_000),
-        ("1700000000.0000003", 1_700_000_000_000_000), ("1700000000.123456", 1_700_000_000_123_456),
-        ("1700000000.999999", 1_700_000_000_999_999), ("1700000000.9999999", 1_700_000_001_000_000), ("0.0000005", 1),
-        ("0.0000004", 0), ("1.0000005", 1_000_001), ("1.0000015", 1_000_002), ("1.0000025", 1_000_003),
-        ("1.00000049", 1_000_000), ("2.5", 2_500_000), ("1e-9", 0), ("4e12", 4_000_000_000_000_000_000),
-    ] as [(String, Int64)])
+    @Test(
+        arguments: [
+            ("1478293361.271", 1_478_293_361_271_000), ("1.478293361271E9", 1_478_293_361_271_000),
+            ("1700000000", 1_700_000_000_000_000),
+            ("1700000000.0000003", 1_700_000_000_000_000), ("1700000000.123456", 1_700_000_000_123_456),
+            ("1700000000.999999", 1_700_000_000_999_999), ("1700000000.9999999", 1_700_000_001_000_000),
+            ("0.0000005", 1),
+            ("0.0000004", 0), ("1.0000005", 1_000_001), ("1.0000015", 1_000_002), ("1.0000025", 1_000_003),
+            ("1.00000049", 1_000_000), ("2.5", 2_500_000), ("1e-9", 0), ("4e12", 4_000_000_000_000_000_000),
+        ] as [(String, Int64)])
     func `seconds become microseconds, half up`(text: String, expected: Int64) throws {
         #expect(try first([("start_time", text)]).start == expected)
     }
@@ -118,7 +135,8 @@ private func describe(_ annotations: [Annotation]) -> [String] { annotations.map
     // If this fails, status codes of Node and Java are lost (§5, small print).
     @Test func `status may be a number or a numeric string`() throws {
         let cases: [(String, Int?)] = [
-            ("404", 404), ("404.0", 404), ("4.04e2", 404), ("\"404\"", 404), ("404.5", nil), ("\" 404\"", nil), ("\"\"", nil),
+            ("404", 404), ("404.0", 404), ("4.04e2", 404), ("\"404\"", 404), ("404.5", nil), ("\" 404\"", nil),
+            ("\"\"", nil),
             ("\"404.0\"", nil), ("1e400", nil), ("true", nil), ("null", nil), ("\"-1\"", -1), ("\"-\"", nil),
             ("\"99999999999999999999\"", nil), ("\"9999999999999999999\"", nil), ("99999999999999999999", nil),
         ]
@@ -174,7 +192,9 @@ private func describe(_ annotations: [Annotation]) -> [String] { annotations.map
         #expect(try cause("null") == "none")
         #expect(try cause("[]") == "none")
         #expect(try cause("{}") == "exceptions 0")
-        #expect(try cause("{\"id\":\"0badcafe0badcafe\",\"exceptions\":[],\"message\":\"m\"}") == "reference 0badcafe0badcafe 0")
+        #expect(
+            try cause("{\"id\":\"0badcafe0badcafe\",\"exceptions\":[],\"message\":\"m\"}")
+                == "reference 0badcafe0badcafe 0")
         #expect(try cause("{\"id\":\"x\",\"exceptions\":[{},null,\"s\"]}") == "exceptions 3")
         #expect(try cause("{\"exceptions\":{}}") == "exceptions 0")
     }
@@ -182,11 +202,14 @@ private func describe(_ annotations: [Annotation]) -> [String] { annotations.map
     // If this fails, one consumer's links multiply the work of everybody (§13).
     @Test func `links are valid, distinct and of at most 20 traces`() throws {
         func link(_ trace: Int, _ entity: Int) -> String {
-            let trace = String(trace, radix: 16), entity = String(entity, radix: 16)
+            let trace = String(trace, radix: 16)
+            let entity = String(entity, radix: 16)
             let traceID = "1-00000000-" + String(repeating: "0", count: 24 - trace.count) + trace
-            return "{\"trace_id\":\"\(traceID)\",\"id\":\"" + String(repeating: "0", count: 16 - entity.count) + entity + "\"}"
+            return "{\"trace_id\":\"\(traceID)\",\"id\":\"" + String(repeating: "0", count: 16 - entity.count) + entity
+                + "\"}"
         }
-        let list = (0..<25).map { link($0, 1) } + [link(3, 1), link(3, 2), "{}", "7", "{\"trace_id\":\"x\",\"id\":\"y\"}"]
+        let list =
+            (0..<25).map { link($0, 1) } + [link(3, 1), link(3, 2), "{}", "7", "{\"trace_id\":\"x\",\"id\":\"y\"}"]
         let links = try first([("links", "[\(list.joined(separator: ","))]")]).links
         #expect(links.count == 21)
         #expect(links.last == Link(traceID: TraceID(high: 0, low: 3), entityID: EntityID(rawValue: 2)))
@@ -198,7 +221,9 @@ private func describe(_ annotations: [Annotation]) -> [String] { annotations.map
         func call(_ aws: String, namespace: String = "aws") throws -> AWSCall? {
             try document(subsegment([("namespace", "\"\(namespace)\""), ("aws", aws)])).entities[0].awsCall
         }
-        let all = try call("{\"operation\":\"o\",\"table_name\":\"t\",\"table_names\":[\"u\"],\"bucket_name\":\"b\",\"queue_url\":\"q\",\"topic_arn\":\"a\",\"function_name\":\"f\"}")
+        let all = try call(
+            "{\"operation\":\"o\",\"table_name\":\"t\",\"table_names\":[\"u\"],\"bucket_name\":\"b\",\"queue_url\":\"q\",\"topic_arn\":\"a\",\"function_name\":\"f\"}"
+        )
         #expect((all?.operation, all?.tableName, all?.bucketName) == ("o", "t", "b"))
         #expect((all?.queueURL, all?.topicARN, all?.functionName) == ("q", "a", "f"))
         #expect(try call("{\"table_names\":[\"a\",\"b\"],\"queue_url\":\"\"}") == AWSCall())
@@ -215,7 +240,8 @@ private func describe(_ annotations: [Annotation]) -> [String] { annotations.map
         #expect(id.description == traceText)
         #expect(TraceID(parsing: id.bareHex) == id)
         #expect(TraceID(parsing: Array(traceText.utf8)[...]) == id)
-        #expect(id.uuidBytes == [0x65, 0x53, 0x6f, 0, 1, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 1, 0x23, 0x45, 0x67])
+        #expect(
+            id.uuidBytes == [0x65, 0x53, 0x6f, 0, 1, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 1, 0x23, 0x45, 0x67])
         #expect(TraceID(uuidBytes: id.uuidBytes) == id)
         #expect(TraceID(uuidBytes: [1, 2]) == nil)
         #expect(EntityID(parsing: "0BADcafe0badCAFE")?.description == "0badcafe0badcafe")
@@ -233,10 +259,13 @@ private func describe(_ annotations: [Annotation]) -> [String] { annotations.map
 
     // If this fails, two spellings of garbage become the same trace.
     @Test(arguments: [
-        "", "1-", "1-65536f00-0123456789abcdef0123456", "1-65536f00-0123456789abcdef012345678", "1-65536f00_0123456789abcdef01234567",
-        "1_65536f00-0123456789abcdef01234567", "0-65536f00-0123456789abcdef01234567", "65536f00-0123456789abcdef01234567",
+        "", "1-", "1-65536f00-0123456789abcdef0123456", "1-65536f00-0123456789abcdef012345678",
+        "1-65536f00_0123456789abcdef01234567",
+        "1_65536f00-0123456789abcdef01234567", "0-65536f00-0123456789abcdef01234567",
+        "65536f00-0123456789abcdef01234567",
         "1-65536g00-0123456789abcdef01234567", "65536f000123456789abcdef0123456", "65536f000123456789abcdef0123456-",
-        "1-65536f00-0123456789abcdef0123456`", "1-6553@f00-0123456789abcdef01234567", "1-65536f00-0123456789abcdef0123456é",
+        "1-65536f00-0123456789abcdef0123456`", "1-6553@f00-0123456789abcdef01234567",
+        "1-65536f00-0123456789abcdef0123456é",
     ])
     func `anything else is no trace id`(text: String) {
         #expect(TraceID(parsing: text) == nil)
@@ -244,12 +273,16 @@ private func describe(_ annotations: [Annotation]) -> [String] { annotations.map
 
     // If this fails, a malformed id is taken for a good one.
     @Test func `anything else is no entity id and no account`() {
-        for text in ["", "0badcafe0badcaf", "0badcafe0badcafe0", "0badcafe0badcafg", " badcafe0badcafe", "0badcafe0badc/fe", "0badcafe0badc:fe"] {
+        for text in [
+            "", "0badcafe0badcaf", "0badcafe0badcafe0", "0badcafe0badcafg", " badcafe0badcafe", "0badcafe0badc/fe",
+            "0badcafe0badc:fe",
+        ] {
             #expect(EntityID(parsing: text) == nil)
         }
         for text in ["", "12345678901", "1234567890123", "12345678901a", "١٢٣٤٥٦"] { #expect(AccountID(text) == nil) }
         for byte in UInt8.min...UInt8.max {
-            let digit = UInt8(ascii: "0")...UInt8(ascii: "9") ~= byte || UInt8(ascii: "a")...UInt8(ascii: "f") ~= byte
+            let digit =
+                UInt8(ascii: "0")...UInt8(ascii: "9") ~= byte || UInt8(ascii: "a")...UInt8(ascii: "f") ~= byte
                 || UInt8(ascii: "A")...UInt8(ascii: "F") ~= byte
             #expect((EntityID(parsing: Array(repeating: byte, count: 16)) != nil) == digit)
         }

@@ -28,7 +28,10 @@ func subsegment(_ changes: [(String, String?)] = []) -> String {
 /// Members of a good embedded subsegment.
 func embedded(_ changes: [(String, String?)] = []) -> String {
     object(
-        [("name", "\"part\""), ("id", "\"1111111111111111\""), ("start_time", "1700000000.2"), ("end_time", "1700000000.25")],
+        [
+            ("name", "\"part\""), ("id", "\"1111111111111111\""), ("start_time", "1700000000.2"),
+            ("end_time", "1700000000.25"),
+        ],
         changes)
 }
 
@@ -151,15 +154,30 @@ func document(_ text: String) throws -> SegmentDocument { try SegmentParser().pa
         // 5 to 12 and 15 of embedded ones; the id is the document's.
         (segment([("subsegments", "[" + embedded([("id", nil)]) + "]")]), "MissingId subsegment 00c0ffee00c0ffee"),
         (segment([("subsegments", "[" + embedded([("id", "\"z\"")]) + "]")]), "InvalidId subsegment 00c0ffee00c0ffee"),
-        (segment([("subsegments", "[" + embedded([("name", "\"\"")]) + "]")]), "MissingName subsegment 00c0ffee00c0ffee"),
-        (segment([("subsegments", "[" + embedded([("start_time", nil)]) + "]")]), "MissingStartTime subsegment 00c0ffee00c0ffee"),
-        (segment([("subsegments", "[" + embedded([("end_time", nil)]) + "]")]), "MissingEndTime subsegment 00c0ffee00c0ffee"),
+        (
+            segment([("subsegments", "[" + embedded([("name", "\"\"")]) + "]")]),
+            "MissingName subsegment 00c0ffee00c0ffee"
+        ),
+        (
+            segment([("subsegments", "[" + embedded([("start_time", nil)]) + "]")]),
+            "MissingStartTime subsegment 00c0ffee00c0ffee"
+        ),
+        (
+            segment([("subsegments", "[" + embedded([("end_time", nil)]) + "]")]),
+            "MissingEndTime subsegment 00c0ffee00c0ffee"
+        ),
         (
             segment([("subsegments", "[" + embedded([("in_progress", "true")]) + "]")]),
             "InProgressSubsegmentHasEndTime subsegment 00c0ffee00c0ffee"
         ),
         (
-            segment([("subsegments", "[" + embedded([("subsegments", "[" + embedded([("name", nil)]) + "]")]) + "," + embedded([("id", nil)]) + "]")]),
+            segment([
+                (
+                    "subsegments",
+                    "[" + embedded([("subsegments", "[" + embedded([("name", nil)]) + "]")]) + ","
+                        + embedded([("id", nil)]) + "]"
+                )
+            ]),
             "MissingName subsegment 00c0ffee00c0ffee"
         ),
         (
@@ -195,7 +213,9 @@ func document(_ text: String) throws -> SegmentDocument { try SegmentParser().pa
     // If this fails, clients that compare the message do not recognise it.
     @Test func `messages are those recorded from AWS`() {
         #expect(refusal(segment([("name", nil)]))?.message == "Invalid segment. ErrorCode: MissingName")
-        #expect(refusal(subsegment([("end_time", nil)]))?.message == "Invalid subsegment. ErrorCode: MissingEndTime, Cause: null")
+        #expect(
+            refusal(subsegment([("end_time", nil)]))?.message
+                == "Invalid subsegment. ErrorCode: MissingEndTime, Cause: null")
         #expect(refusal(segment([("type", "\"x\"")]))?.message == "Invalid entity. ErrorCode: UnknownType")
     }
 
@@ -228,7 +248,12 @@ func document(_ text: String) throws -> SegmentDocument { try SegmentParser().pa
         segment([("annotations", "[1]"), ("metadata", "7"), ("service", "null"), ("error", "\"yes\""), ("fault", "1")]),
         segment([("Dummy", "{\"a\":[1e400]}"), ("notTraced", "true"), ("inferred", "true")]),
         segment([("http", "{\"request\":null,\"response\":{\"status\":{}}}")]),
-        segment([("subsegments", "[" + embedded([("trace_id", "\"bad\""), ("parent_id", "\"bad\""), ("type", "\"bad\"")]) + "]")]),
+        segment([
+            (
+                "subsegments",
+                "[" + embedded([("trace_id", "\"bad\""), ("parent_id", "\"bad\""), ("type", "\"bad\"")]) + "]"
+            )
+        ]),
         segment([("subsegments", "[" + embedded([("subsegments", "7")]) + "]")]),
         segment([("metadata", "{\"big\":1e999,\"nul\":\"\\u0000\"}")]),
     ])
@@ -276,7 +301,9 @@ func document(_ text: String) throws -> SegmentDocument { try SegmentParser().pa
         for value in ["NaN", "Infinity", "-Infinity", "\"\\ud800\"", "\"\\udc00\"", "01", "'a'"] {
             #expect(verdict(segment([("user", value)])) == "ParseError segment -")
         }
-        #expect(refusal(Array("{\"user\":\"".utf8) + [0xFF] + Array("\",".utf8) + Array(segment().utf8.dropFirst()))?.code == "ParseError")
+        #expect(
+            refusal(Array("{\"user\":\"".utf8) + [0xFF] + Array("\",".utf8) + Array(segment().utf8.dropFirst()))?.code
+                == "ParseError")
         #expect(refusal(segment([("user", "\"a\\u0000b\"")])) == nil)
         #expect(refusal(Array(segment().utf8) + [0])?.code == "ParseError")
     }
@@ -285,7 +312,9 @@ func document(_ text: String) throws -> SegmentDocument { try SegmentParser().pa
     @Test func `validate and parse agree on mutated documents`() {
         var random = SplitMix(state: 0x5E67_0001)
         print("seed 0x5E67_0001")
-        let good = [richSegment, segment([("subsegments", "[" + embedded() + "]")]), subsegment()].map { Array($0.utf8) }
+        let good = [richSegment, segment([("subsegments", "[" + embedded() + "]")]), subsegment()].map {
+            Array($0.utf8)
+        }
         let spice = Array("{}[]\",:\\0e-.tfn".utf8)
         var accepted = 0
         for round in 0..<6_000 {
