@@ -43,6 +43,7 @@ let package = Package(
     targets: [
         // C shims: a header, a module map and nothing clever.
         .target(name: "CSimdJSON", linkerSettings: [.linkedLibrary("simdjson"), .linkedLibrary("m")]),
+        .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(name: "CPostgreSQL", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
@@ -78,7 +79,7 @@ let package = Package(
             dependencies: [
                 "APIServer", "Ingest", "Aggregation", "Query", "LoadGeneration", "TraceStore", "SegmentLog", "PostgreSQL", "PrivatePostgreSQL",
                 "AccessControl", "XRayAPI", "Segments", "JSONText", "Observability",
-                hummingbird, logging, lifecycle,
+                hummingbird, logging, lifecycle, crypto,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Configuration", package: "swift-configuration"),
             ],

@@ -55,7 +55,7 @@ public final class Authenticator: Sendable {
     ///   - isSecure: whether the request came over TLS.
     /// - Throws: `AccessRefusal`, or what the directory throws.
     public func authenticate(
-        _ request: sending WireRequest, now: Micros, isSecure: Bool = false
+        _ request: WireRequest, now: Micros, isSecure: Bool = false
     ) async throws -> Authenticated {
         let claim = try SignatureClaim(request)
         let credential = try await directory.credential(for: claim.accessKeyID)

@@ -8,7 +8,7 @@ import Crypto
 public typealias HeaderField = (name: String, value: String)
 
 /// A request as it was received on the wire, before the account prefix is stripped and the body is decompressed.
-public struct WireRequest {
+public struct WireRequest: Sendable {
     public var method: String
     /// Still percent-encoded, without the query; `""` counts as `/`.
     public var path: Substring
