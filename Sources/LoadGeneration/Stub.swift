@@ -1,3 +1,0 @@
-import Histogram
-import NIOPosix
-import NIOHTTP1
