@@ -1,7 +1,6 @@
 // The read operations of the API: decode, read, fold, render. Bytes of a request body go in, bytes of the answer come
 // out; `QueryService+Operations` registers them with the server. All state is in the store: any node answers alike.
 
-import JSONText
 import Logging
 import SegmentLog
 import Segments
@@ -21,6 +20,8 @@ public struct QueryLimits: Sendable {
     /// Summaries of one page, traces scanned for one page.
     public var pageSummaries = 100
     public var pageScannedTraces = 5_000
+    /// Traces scanned by all pages of a partial scan.
+    public var partialScanTraces = 10_000
     /// Traces held in memory at once, by one request and by all of them.
     public var chunkTraces = 20
     public var tracesInMemory = 120

@@ -52,7 +52,7 @@ extension QueryService {
         let rate = request.sampling.rate
         let scanLimit =
             request.sampling == .partialScan
-            ? GetTraceSummariesRequest.partialScanTraces - start.scannedTraces : Int.max
+            ? limits.partialScanTraces - start.scannedTraces : Int.max
         let budget = min(limits.pageScannedTraces, scanLimit)
         let rangeType = TimeRangeType(request.timeRangeType)
 

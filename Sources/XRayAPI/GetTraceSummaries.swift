@@ -19,13 +19,11 @@ public struct GetTraceSummariesRequest: Sendable, Equatable {
     public enum Sampling: Sendable, Equatable {
         /// Every matching trace.
         case all
-        /// Scan at most `partialScanTraces` traces over all pages.
+        /// Scan a bounded number of traces over all pages, then stop.
         case partialScan
         /// Keep a trace when U(T) < rate (`sampling.md` §10.2).
         case fixedRate(Double)
     }
-
-    public static let partialScanTraces = 10_000
 
     /// Whole seconds since 1970, end excluded.
     public var window: Range<Int64>
