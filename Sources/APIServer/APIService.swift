@@ -45,6 +45,9 @@ public struct APIService: Service {
             operations: operations, configuration: configuration, directory: directory, isReady: isReady, logger: logger)
     }
 
+    /// Bytes of request bodies that are being read or worked on now.
+    public var bytesInFlight: Int { responder.budget.usedBytes }
+
     /// Serves until graceful shutdown.
     /// - Throws: `APIServiceError` when the address cannot be listened on.
     public func run() async throws {

@@ -11,8 +11,8 @@ final class ByteBudget: Sendable {
 
     /// - Returns: false when the bytes do not fit; nothing is taken then.
     func take(_ count: Int) -> Bool {
-        guard used.add(count, ordering: .relaxed).newValue <= limit else {
-            used.subtract(count, ordering: .relaxed)
+        guard used.wrappingAdd(count, ordering: .relaxed).newValue <= limit else {
+            used.wrappingSubtract(count, ordering: .relaxed)
             return false
         }
         return true
@@ -20,7 +20,7 @@ final class ByteBudget: Sendable {
 
     func giveBack(_ count: Int) {
         guard count > 0 else { return }
-        used.subtract(count, ordering: .relaxed)
+        used.wrappingSubtract(count, ordering: .relaxed)
     }
 
     var usedBytes: Int { used.load(ordering: .relaxed) }

@@ -11,7 +11,7 @@ final class RequestIDGenerator: Sendable {
 
     func next() -> String {
         let increment: UInt64 = 0x9E37_79B9_7F4A_7C15
-        let first = state.add(2 &* increment, ordering: .relaxed).newValue
+        let first = state.wrappingAdd(2 &* increment, ordering: .relaxed).newValue
         let high = Self.mixed(first) & ~0xF000 | 0x4000
         let low = Self.mixed(first &+ increment) & ~(0b11 << 62) | 0b10 << 62
         return String(unsafeUninitializedCapacity: 36) { text in

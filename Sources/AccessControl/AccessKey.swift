@@ -8,6 +8,11 @@ public struct AccessKey: Hashable, Sendable {
     /// 40 characters of the base64 alphabet.
     public var secret: SecretKey
 
+    public init(id: String, secret: SecretKey) {
+        self.id = id
+        self.secret = secret
+    }
+
     public static func generate(using generator: inout some RandomNumberGenerator) -> AccessKey {
         let id = "AKIA" + random(16, of: "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", using: &generator)
         return AccessKey(id: id, secret: generateSecret(using: &generator))
