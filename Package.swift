@@ -72,15 +72,17 @@ let package = Package(
                          "Observability", "APIServer", logging]),
         module("LoadGeneration", ["AccessControl", "Segments", "JSONText", crypto,
                                   .product(name: "Histogram", package: "hdrhistogram-swift")]),
+        module("Verification", ["LoadGeneration", "TraceStore", "XRayAPI", "Segments", "TraceAssembly", "ServiceGraph", "JSONText"]),
 
         .executableTarget(
             name: "Beamline",
             dependencies: [
-                "APIServer", "Ingest", "Aggregation", "Query", "LoadGeneration", "TraceStore", "SegmentLog", "PostgreSQL", "PrivatePostgreSQL",
+                "APIServer", "Ingest", "Aggregation", "Query", "LoadGeneration", "Verification", "TraceStore", "SegmentLog", "PostgreSQL", "PrivatePostgreSQL",
                 "AccessControl", "XRayAPI", "Segments", "JSONText", "Observability",
                 hummingbird, logging, lifecycle, crypto,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Configuration", package: "swift-configuration"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
             swiftSettings: settings),
     ],

@@ -40,10 +40,13 @@ public final class DaemonListener: Service, Sendable {
         self.logger = logger
         queue = DatagramQueue(capacityBytes: queueBytes)
         socket = try Self.bind(host: host, port: port)
-        for outcome in [Metrics.DatagramOutcome.received, .accepted, .refused, .dropped] { metrics.datagrams(0, outcome) }
+        for outcome in [Metrics.DatagramOutcome.received, .accepted, .refused, .dropped] {
+            metrics.datagrams(0, outcome)
+        }
         let inode = Self.inode(of: socket)
         metrics.sampled(
-            "beamline_daemon_kernel_dropped_total", "Datagrams the kernel dropped because the receive buffer was full.", kind: .counter
+            "beamline_daemon_kernel_dropped_total", "Datagrams the kernel dropped because the receive buffer was full.",
+            kind: .counter
         ) { Self.kernelDrops(inode: inode) }
     }
 
@@ -105,7 +108,8 @@ public final class DaemonListener: Service, Sendable {
             guard let document = header.document(in: UnsafeRawBufferPointer(rebasing: buffer[..<count])) else {
                 metrics.datagrams(1, .refused)
                 metrics.documentsRefused(source: "udp", reason: "BadHeader")
-                complain("datagram refused: no header line {\"format\":\"json\",\"version\":1} or no document behind it")
+                complain(
+                    "datagram refused: no header line {\"format\":\"json\",\"version\":1} or no document behind it")
                 continue
             }
             let dropped = queue.put(document)
@@ -135,7 +139,9 @@ public final class DaemonListener: Service, Sendable {
         let origin = DocumentOrigin(account: account, callerARN: "", source: .udp, receivedAt: wallClock())
         let checked = batch.withDocuments { intake.check($0, from: origin) }
         metrics.datagrams(checked.refusals.count, .refused)
-        if let refusal = checked.refusals.first { complain("document refused: \(refusal.message), id \(refusal.id ?? "unknown")") }
+        if let refusal = checked.refusals.first {
+            complain("document refused: \(refusal.message), id \(refusal.id ?? "unknown")")
+        }
 
         // The sender will not repeat it, so we do: 0.2 s, doubling up to 30 s, with jitter, for 5 min.
         let end = ContinuousClock.now + .seconds(300)
@@ -188,10 +194,12 @@ extension DaemonListener {
         var found: UnsafeMutablePointer<addrinfo>?
         let code = getaddrinfo(host, String(port), &hints, &found)
         guard code == 0, let address = found else {
-            throw DaemonListenerError("cannot resolve \(host) for the daemon port: \(String(cString: gai_strerror(code)))")
+            throw DaemonListenerError(
+                "cannot resolve \(host) for the daemon port: \(String(cString: gai_strerror(code)))")
         }
         defer { freeaddrinfo(address) }
-        let descriptor = Glibc.socket(address.pointee.ai_family, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        let descriptor = Glibc.socket(
+            address.pointee.ai_family, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw DaemonListenerError("cannot open a UDP socket: \(errorText())") }
 
         // 4 MiB for bursts: the forced option (root only) passes over net.core.rmem_max.
@@ -207,7 +215,8 @@ extension DaemonListener {
         guard Glibc.bind(descriptor, address.pointee.ai_addr, address.pointee.ai_addrlen) == 0 else {
             let reason = errorText()
             close(descriptor)
-            throw DaemonListenerError("cannot listen on UDP \(host):\(port) (--daemon): \(reason); is another X-Ray daemon running?")
+            throw DaemonListenerError(
+                "cannot listen on UDP \(host):\(port) (--daemon): \(reason); is another X-Ray daemon running?")
         }
         return descriptor
     }

@@ -8,7 +8,9 @@ final class DatagramHeader {
     private let parser = JSONParser()
 
     /// What the SDKs send, byte for byte: Java and Go / Python and Node.
-    private static let usual = [#"{"format":"json","version":1}"#, #"{"format": "json", "version": 1}"#].map { Array($0.utf8) }
+    private static let usual = [#"{"format":"json","version":1}"#, #"{"format": "json", "version": 1}"#].map {
+        Array($0.utf8)
+    }
 
     /// - Returns: the document (everything behind the first line feed), or nil when the datagram is refused: no line
     ///   feed, nothing behind it, a header that is not a JSON object, another format or version.

@@ -43,7 +43,9 @@ public final class DocumentIntake: Sendable {
 
     /// Splits and checks the body of `PutTraceSegments`.
     /// - Throws: what the request as a whole is refused with; refused documents are in the result.
-    public func check(putTraceSegments body: UnsafeRawBufferPointer, from origin: DocumentOrigin) throws(APIError) -> CheckedDocuments {
+    public func check(putTraceSegments body: UnsafeRawBufferPointer, from origin: DocumentOrigin) throws(APIError)
+        -> CheckedDocuments
+    {
         try parsers.withParsers { (parsers) throws(APIError) in
             let request = try PutTraceSegmentsRequest(body: body, parser: parsers.envelope)
             return check(request.documents, byteCount: body.count, from: origin, with: parsers.documents)
@@ -81,7 +83,8 @@ public final class DocumentIntake: Sendable {
             do {
                 try await log.append(checked.accepted)
             } catch {
-                metrics.logAppendFailed(reason: error.code == .full ? "full" : error.code == .closed ? "closed" : "unavailable")
+                metrics.logAppendFailed(
+                    reason: error.code == .full ? "full" : error.code == .closed ? "closed" : "unavailable")
                 throw error
             }
             metrics.logAppended(records: checked.accepted.count, took: ContinuousClock.now - start)

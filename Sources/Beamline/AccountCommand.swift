@@ -1,0 +1,94 @@
+// `beamline account`: the accounts of a server.
+
+import APIServer
+import AccessControl
+import ArgumentParser
+import Segments
+import TraceStore
+
+struct AccountCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "account", abstract: "Create, list, disable and delete accounts.",
+        subcommands: [Create.self, List.self, Disable.self, Enable.self, Delete.self])
+
+    struct Create: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Create an account, with a root key if --credentials is given.")
+        @OptionGroup var database: DatabaseOptions
+        @Argument(help: "12 digits.") var account: AccountID
+        @Option(help: "A name to show.") var name: String?
+        @Option(help: "Write a root access key to this file, AWS shared-credentials format, mode 600.") var credentials:
+            String?
+
+        func run() async throws {
+            // Before anything is stored: an account whose key cannot be made would have to be repaired by hand.
+            let masterKey = credentials == nil ? nil : try database.masterKey()
+            try await database.withStore { store in
+                try await store.createAccount(
+                    Account(id: account, name: name ?? "\(account)", state: .active, createdAt: SystemClock.now()))
+                print("created account \(account)")
+                guard let credentials, let masterKey else { return }
+                let file = StandaloneSettings.absolute(credentials)
+                let key = try await Directory(store: store, masterKey: masterKey)
+                    .createKey(account: account, user: nil, role: .admin, credentialsFile: file, now: SystemClock.now())
+                print("wrote root key \(key.id) to \(file)")
+            }
+        }
+    }
+
+    struct List: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(abstract: "List the accounts.")
+        @OptionGroup var database: DatabaseOptions
+
+        func run() async throws {
+            try await database.withStore { store in
+                for account in try await store.accounts() {
+                    print("\(account.id)  \(account.state.rawValue)  \(account.name)")
+                }
+            }
+        }
+    }
+
+    struct Disable: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Suspend an account: its keys are refused within 30 s, its data stay.")
+        @OptionGroup var database: DatabaseOptions
+        @Argument(help: "12 digits.") var account: AccountID
+
+        func run() async throws {
+            try await database.withStore { try await $0.setAccountState(account, .suspended) }
+            print("disabled account \(account)")
+        }
+    }
+
+    struct Enable: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(abstract: "Make a suspended account active again.")
+        @OptionGroup var database: DatabaseOptions
+        @Argument(help: "12 digits.") var account: AccountID
+
+        func run() async throws {
+            try await database.withStore { try await $0.setAccountState(account, .active) }
+            print("enabled account \(account)")
+        }
+    }
+
+    struct Delete: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract:
+                "Delete an account: it is suspended at once and its keys are gone; its traces end with their retention."
+        )
+        @OptionGroup var database: DatabaseOptions
+        @Argument(help: "12 digits.") var account: AccountID
+
+        func run() async throws {
+            try await database.withStore { try await $0.deleteAccount(account) }
+            print("deleted account \(account)")
+        }
+    }
+}
+
+extension AccountID: ExpressibleByArgument {
+    public init?(argument: String) { self.init(argument) }
+}
+
+extension Role: ExpressibleByArgument {}

@@ -1,0 +1,17 @@
+// The command line: one type per command, each in a file of its own. They wire modules together and contain no rules.
+
+import ArgumentParser
+
+@main
+struct BeamlineCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "beamline",
+        abstract: "A self-hosted tracing backend that speaks AWS X-Ray.",
+        version: beamlineVersion,
+        subcommands: [
+            StandaloneCommand.self, AccountCommand.self, KeyCommand.self, InboxCommand.self,
+            MigrateCommand.self, VerifyCommand.self, LoadCommand.self, BenchBareCommand.self,
+        ])
+}
+
+let beamlineVersion = "0.1.0"

@@ -1,0 +1,90 @@
+// How the administrative commands find the database: the private PostgreSQL of a data folder, running or not, or an
+// external one.
+
+import AccessControl
+import ArgumentParser
+import Glibc
+import Logging
+import PostgreSQL
+import PrivatePostgreSQL
+import TraceStore
+
+struct DatabaseOptions: ParsableArguments {
+    @Option(name: .customLong("data-dir"), help: "Folder of a standalone server. (default: as of `standalone`)")
+    var dataFolder: String?
+
+    @Option(
+        help:
+            "An external PostgreSQL (postgresql://user@host/database); the master key is still read from the data folder."
+    )
+    var databaseURL: String?
+
+    var folder: String {
+        StandaloneSettings.absolute(
+            dataFolder ?? environmentValue("BEAMLINE_DATA_DIR") ?? StandaloneSettings.defaultDataFolder)
+    }
+
+    func masterKey() throws -> MasterKey { try MasterKey.load(at: folder + "/master.key") }
+
+    /// Calls `body` with the configuration of a database that runs. A private one that does not is started for the call
+    /// and stopped after it, under the folder's lock.
+    func withDatabase<Result>(_ body: (PostgresConfiguration) async throws -> Result) async throws -> Result {
+        if let url = databaseURL ?? (dataFolder == nil ? environmentValue("BEAMLINE_DATABASE_URL") : nil) {
+            return try await body(PostgresConfiguration(url))
+        }
+        guard PrivateCluster.exists(dataFolder: folder) else {
+            throw CommandFailure(
+                "there is no standalone server's data in \(folder); give --data-dir or --database-url, or start `beamline standalone` first"
+            )
+        }
+        let configuration = PostgresConfiguration(PrivateCluster.connectionString(dataFolder: folder))
+        let lock: DataFolder
+        do {
+            lock = try DataFolder(path: folder)
+        } catch is DataFolder.InUse {
+            return try await body(configuration)
+        }
+        defer { withExtendedLifetime(lock) {} }
+        let cluster = PrivateCluster(dataFolder: folder, logger: commandLogger)
+        do {
+            try await cluster.start()
+            let result = try await body(configuration)
+            await cluster.stop()
+            return result
+        } catch {
+            await cluster.stop()
+            throw error
+        }
+    }
+
+    /// As above, with the store opened and its schema checked.
+    func withStore<Result>(_ body: (TraceStore) async throws -> Result) async throws -> Result {
+        try await withDatabase { configuration in
+            var options = TraceStoreOptions()
+            options.readerCount = 1
+            options.writerCount = 1
+            let store = TraceStore(database: configuration, options: options, logger: commandLogger)
+            do {
+                try await store.checkSchema()
+                let result = try await body(store)
+                await store.close()
+                return result
+            } catch {
+                await store.close()
+                throw error
+            }
+        }
+    }
+}
+
+/// Commands speak through their output; the log is for trouble.
+let commandLogger: Logger = {
+    var logger = Logger(label: "beamline", factory: { StreamLogHandler.standardError(label: $0) })
+    logger.logLevel = .error
+    return logger
+}()
+
+func environmentValue(_ name: String) -> String? {
+    guard let value = getenv(name), value.pointee != 0 else { return nil }
+    return String(cString: value)
+}

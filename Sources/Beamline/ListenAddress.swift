@@ -1,0 +1,42 @@
+// HOST:PORT of a listener, or off.
+
+/// Where a listener is; the text forms are `127.0.0.1:2000`, `[::1]:2000`, `name:2000`.
+struct ListenAddress: Equatable, CustomStringConvertible {
+    /// Without brackets.
+    var host: String
+    /// 0 lets the system choose.
+    var port: Int
+
+    init(host: String, port: Int) {
+        self.host = host
+        self.port = port
+    }
+
+    /// nil when the text is not HOST:PORT.
+    init?(_ text: String) {
+        guard let colon = text.lastIndex(of: ":") else { return nil }
+        var host = String(text[..<colon])
+        if host.hasPrefix("["), host.hasSuffix("]") {
+            host = String(host.dropFirst().dropLast())
+        } else if host.contains(":") {
+            return nil  // an IPv6 address without brackets: which colon is the last one?
+        }
+        let digits = text[text.index(after: colon)...]
+        guard !host.isEmpty, !host.contains(where: { $0.isWhitespace || $0 == "/" }),
+            !digits.isEmpty, digits.utf8.allSatisfy({ (0x30...0x39).contains($0) }), let port = Int(digits),
+            port <= 65_535
+        else { return nil }
+        self.init(host: host, port: port)
+    }
+
+    var description: String { host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)" }
+
+    /// An address a client on this machine can use: the loopback address when the listener is on all of them.
+    var reachable: ListenAddress {
+        switch host {
+        case "0.0.0.0": ListenAddress(host: "127.0.0.1", port: port)
+        case "::": ListenAddress(host: "::1", port: port)
+        default: self
+        }
+    }
+}

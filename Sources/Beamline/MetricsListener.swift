@@ -1,0 +1,33 @@
+// `GET /metrics` of this process, on a listener of its own.
+
+import Hummingbird
+import Logging
+import Observability
+import ServiceLifecycle
+
+struct MetricsListener: Service {
+    let address: ListenAddress
+    let metrics: Metrics
+    let logger: Logger
+
+    func run() async throws {
+        let router = Router()
+        router.get("/metrics") { _, _ in
+            Response(
+                status: .ok, headers: [.contentType: "text/plain; version=0.0.4; charset=utf-8"],
+                body: ResponseBody(byteBuffer: ByteBuffer(string: metrics.text())))
+        }
+        router.get("/healthz") { _, _ in HTTPResponse.Status.ok }
+        var quiet = logger
+        quiet.logLevel = max(logger.logLevel, .warning)
+        let application = Application(
+            router: router,
+            configuration: ApplicationConfiguration(address: .hostname(address.host, port: address.port)), logger: quiet
+        )
+        do {
+            try await application.run()
+        } catch {
+            throw CommandFailure("cannot serve metrics on \(address) (--metrics): \(error); is the port free?")
+        }
+    }
+}

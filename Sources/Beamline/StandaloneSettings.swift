@@ -1,0 +1,96 @@
+// The settings of `standalone`, checked. Made from flags, environment and file before anything is started.
+
+import AccessControl
+import Foundation
+import Segments
+
+struct StandaloneSettings {
+    var dataFolder: String
+    /// A libpq connection string or URL; nil: a private PostgreSQL in the data folder.
+    var databaseURL: String?
+    var api: ListenAddress?
+    var daemon: ListenAddress?
+    var metrics: ListenAddress?
+    var account: AccountID
+    var region: String
+    var hostSuffix: String?
+    /// Bytes; 0 = no limit.
+    var maxTraceBytes: Int
+    var retentionDays: Int
+    var partitions: Int
+    /// Documents per second and account; 0 = no limit.
+    var ingestRate: Int
+    var logLevel: String
+    /// One line for each listener that was asked for and does not exist in this release.
+    var notices: [String] = []
+
+    static let names: Set<String> = [
+        "data-dir", "database-url", "api", "daemon", "console", "metrics", "otlp-http", "otlp-grpc", "account",
+        "region", "host-suffix",
+        "max-trace-bytes", "retention-days", "partitions", "ingest-rate", "log-level", "config",
+    ]
+
+    init(_ reader: SettingsReader) throws {
+        dataFolder = Self.absolute(try reader.string("data-dir", default: Self.defaultDataFolder))
+        databaseURL = try reader.text("database-url")?.value
+        api = try reader.address("api", default: "127.0.0.1:2000")
+        daemon = try reader.address("daemon", default: "127.0.0.1:2000")
+        metrics = try reader.address("metrics", default: "127.0.0.1:9464")
+        for (setting, what) in [
+            ("console", "The web console"), ("otlp-http", "OTLP over HTTP"), ("otlp-grpc", "OTLP over gRPC"),
+        ] {
+            if let address = try reader.address(setting, default: "off") {
+                notices.append("\(what) (--\(setting) \(address)) arrives in a later release; nothing listens there.")
+            }
+        }
+
+        let (accountText, accountOrigin) = try reader.text("account") ?? ("123456789012", "--account")
+        guard let account = AccountID(accountText) else {
+            throw CommandFailure("\(accountOrigin) must be 12 digits, not `\(accountText)`")
+        }
+        self.account = account
+
+        let (region, regionOrigin) = try reader.text("region") ?? ("us-east-1", "--region")
+        guard !region.isEmpty,
+            region.utf8.allSatisfy({ (0x61...0x7A).contains($0) || (0x30...0x39).contains($0) || $0 == 0x2D })
+        else {
+            throw CommandFailure("\(regionOrigin) must be a region name such as us-east-1, not `\(region)`")
+        }
+        self.region = region
+
+        if let (suffix, origin) = try reader.text("host-suffix") {
+            let isName = suffix.utf8.allSatisfy {
+                (0x61...0x7A).contains($0) || (0x30...0x39).contains($0) || $0 == 0x2D || $0 == 0x2E
+            }
+            guard isName, !suffix.isEmpty, !suffix.hasPrefix("."), !suffix.hasSuffix(".") else {
+                throw CommandFailure(
+                    "\(origin) must be a host name in lower case such as xray.example.test, not `\(suffix)`")
+            }
+            hostSuffix = suffix
+        }
+
+        maxTraceBytes = try reader.integer("max-trace-bytes", default: 512_000, in: 0...1_000_000_000)
+        retentionDays = try reader.integer("retention-days", default: 30, in: 1...3650)
+        partitions = try reader.integer("partitions", default: 4, in: 1...256)
+        ingestRate = try reader.integer("ingest-rate", default: 0, in: 0...100_000_000)
+
+        let (level, levelOrigin) = try reader.text("log-level") ?? ("notice", "--log-level")
+        guard Self.logLevels.contains(level) else {
+            throw CommandFailure(
+                "\(levelOrigin) must be one of \(Self.logLevels.joined(separator: ", ")), not `\(level)`")
+        }
+        logLevel = level
+    }
+
+    static let logLevels = ["trace", "debug", "info", "notice", "warning", "error", "critical"]
+
+    /// /var/lib/beamline for root, else ~/.local/share/beamline.
+    static var defaultDataFolder: String {
+        geteuid() == 0 ? "/var/lib/beamline" : NSHomeDirectory() + "/.local/share/beamline"
+    }
+
+    static func absolute(_ path: String) -> String {
+        let expanded = path.hasPrefix("~/") ? NSHomeDirectory() + path.dropFirst() : path
+        return URL(fileURLWithPath: expanded).standardizedFileURL.path
+    }
+}
