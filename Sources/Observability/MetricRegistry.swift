@@ -26,7 +26,9 @@ public final class MetricRegistry: Sendable {
     }
 
     /// A value that somebody else keeps, read when the page is asked for. `read` must not block.
-    public func sampled(_ name: String, _ help: String, kind: SampledKind = .gauge, read: @escaping @Sendable () -> Double?) {
+    public func sampled(
+        _ name: String, _ help: String, kind: SampledKind = .gauge, read: @escaping @Sendable () -> Double?
+    ) {
         _ = register(Sampled(name: name, help: help, kind: kind, read: read))
     }
 
@@ -56,7 +58,9 @@ public final class Counter: MetricFamily {
     private let unlabelled = Atomic<UInt64>(0)
     private let series = Mutex<[[String]: Double]>([:])
 
-    init(name: String, help: String, labels: [String]) { head = FamilyHead(name: name, help: help, type: "counter", labels: labels) }
+    init(name: String, help: String, labels: [String]) {
+        head = FamilyHead(name: name, help: help, type: "counter", labels: labels)
+    }
 
     /// Adds to the one series of a family without labels.
     public func add(_ count: Int = 1) {
@@ -90,7 +94,9 @@ public final class Gauge: MetricFamily {
     private let head: FamilyHead
     private let series = Mutex<[[String]: Double]>([:])
 
-    init(name: String, help: String, labels: [String]) { head = FamilyHead(name: name, help: help, type: "gauge", labels: labels) }
+    init(name: String, help: String, labels: [String]) {
+        head = FamilyHead(name: name, help: help, type: "gauge", labels: labels)
+    }
 
     public func set(_ value: Double, _ values: [String] = []) {
         series.withLock { $0[head.admitted(values, among: $0)] = value }
@@ -131,7 +137,9 @@ public final class Histogram: MetricFamily {
             let key = head.admitted(values, among: all)
             // In place through the default subscript: taking the array out of the dictionary would copy it.
             let fresh = Series(counts: [])
-            if all[key, default: fresh].counts.isEmpty { all[key] = Series(counts: Array(repeating: 0, count: bounds.count)) }
+            if all[key, default: fresh].counts.isEmpty {
+                all[key] = Series(counts: Array(repeating: 0, count: bounds.count))
+            }
             if let bucket { all[key, default: fresh].counts[bucket] += 1 }
             all[key, default: fresh].count += 1
             all[key, default: fresh].sum += value
@@ -146,7 +154,8 @@ public final class Histogram: MetricFamily {
             var running: UInt64 = 0
             for (bound, count) in zip(bounds, one.counts) {
                 running += count
-                head.line(to: &page, suffix: "_bucket", values: values, extra: ("le", number(bound)), value: Double(running))
+                head.line(
+                    to: &page, suffix: "_bucket", values: values, extra: ("le", number(bound)), value: Double(running))
             }
             head.line(to: &page, suffix: "_bucket", values: values, extra: ("le", "+Inf"), value: Double(one.count))
             head.line(to: &page, suffix: "_sum", values: values, value: one.sum)
@@ -193,7 +202,9 @@ struct FamilyHead: Sendable {
         page += "# HELP \(name) \(help)\n# TYPE \(name) \(type)\n"
     }
 
-    func line(to page: inout String, suffix: String = "", values: [String], extra: (String, String)? = nil, value: Double) {
+    func line(
+        to page: inout String, suffix: String = "", values: [String], extra: (String, String)? = nil, value: Double
+    ) {
         page += name
         page += suffix
         var pairs = zip(labels, values).map { "\($0)=\"\(escaped($1))\"" }

@@ -32,14 +32,18 @@ public final class Metrics: Sendable {
     let requestSeconds: Histogram
     let connections: Gauge
 
-    private static let latencyBounds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+    private static let latencyBounds = [
+        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
+    ]
     private static let sizeBounds: [Double] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2000, 5000]
 
     public init() {
         let r = registry
-        accepted = r.counter("beamline_documents_accepted_total", "Documents acknowledged: they are in the log.", labels: ["source"])
+        accepted = r.counter(
+            "beamline_documents_accepted_total", "Documents acknowledged: they are in the log.", labels: ["source"])
         refused = r.counter(
-            "beamline_documents_refused_total", "Documents refused at ingest, by the code the sender was told.", labels: ["source", "reason"])
+            "beamline_documents_refused_total", "Documents refused at ingest, by the code the sender was told.",
+            labels: ["source", "reason"])
         telemetryRecords = r.counter("beamline_telemetry_records_total", "Telemetry records received from daemons.")
         datagrams = r.counter(
             "beamline_daemon_datagrams_total",
@@ -48,24 +52,35 @@ public final class Metrics: Sendable {
         daemonQueueBytes = r.gauge("beamline_daemon_queue_bytes", "Datagrams waiting for the log.")
 
         appendSeconds = r.histogram(
-            "beamline_log_append_seconds", "From handing records to the log until they are durable.", bounds: Self.latencyBounds)
-        appendRecords = r.histogram("beamline_log_append_records", "Records of one request handed to the log.", bounds: Self.sizeBounds)
-        appendFailures = r.counter("beamline_log_append_failures_total", "Requests the log could not take.", labels: ["reason"])
+            "beamline_log_append_seconds", "From handing records to the log until they are durable.",
+            bounds: Self.latencyBounds)
+        appendRecords = r.histogram(
+            "beamline_log_append_records", "Records of one request handed to the log.", bounds: Self.sizeBounds)
+        appendFailures = r.counter(
+            "beamline_log_append_failures_total", "Requests the log could not take.", labels: ["reason"])
 
         foldSeconds = r.histogram("beamline_fold_seconds", "Loading and folding one batch.", bounds: Self.latencyBounds)
-        commitSeconds = r.histogram("beamline_commit_seconds", "The transaction of one batch.", bounds: Self.latencyBounds)
-        batchRecords = r.histogram("beamline_batch_records", "Records in one batch of an aggregator.", bounds: Self.sizeBounds)
-        commits = r.counter("beamline_commits_total", "Batches by outcome: committed, fenced, conflict, failed.", labels: ["outcome"])
-        lagRecords = r.gauge("beamline_lag_records", "Records in the log that are not yet in the tables.", labels: ["partition"])
-        lagSeconds = r.gauge("beamline_lag_seconds", "Age of the oldest record not yet in the tables.", labels: ["partition"])
-        retractions = r.counter("beamline_retractions_total", "Observations taken back because a later document changed them.")
-        inboxed = r.counter("beamline_inbox_documents_total", "Documents put into the rejected-document inbox.", labels: ["reason"])
+        commitSeconds = r.histogram(
+            "beamline_commit_seconds", "The transaction of one batch.", bounds: Self.latencyBounds)
+        batchRecords = r.histogram(
+            "beamline_batch_records", "Records in one batch of an aggregator.", bounds: Self.sizeBounds)
+        commits = r.counter(
+            "beamline_commits_total", "Batches by outcome: committed, fenced, conflict, failed.", labels: ["outcome"])
+        lagRecords = r.gauge(
+            "beamline_lag_records", "Records in the log that are not yet in the tables.", labels: ["partition"])
+        lagSeconds = r.gauge(
+            "beamline_lag_seconds", "Age of the oldest record not yet in the tables.", labels: ["partition"])
+        retractions = r.counter(
+            "beamline_retractions_total", "Observations taken back because a later document changed them.")
+        inboxed = r.counter(
+            "beamline_inbox_documents_total", "Documents put into the rejected-document inbox.", labels: ["reason"])
         inboxDocuments = r.gauge("beamline_inbox_documents", "Documents in the rejected-document inbox now.")
 
         roundTrips = r.counter("beamline_database_round_trips_total", "Round trips to PostgreSQL.", labels: ["purpose"])
         requests = r.counter("beamline_requests_total", "API requests answered.", labels: ["operation", "status"])
         requestSeconds = r.histogram(
-            "beamline_request_seconds", "From the request's head to the end of its answer.", labels: ["operation"], bounds: Self.latencyBounds)
+            "beamline_request_seconds", "From the request's head to the end of its answer.", labels: ["operation"],
+            bounds: Self.latencyBounds)
         connections = r.gauge("beamline_connections", "Open connections.", labels: ["listener"])
 
         registerProcessMetrics(in: r)
@@ -80,7 +95,9 @@ public final class Metrics: Sendable {
     public func documentsAccepted(_ count: Int, source: String) { accepted.add(Double(count), [source]) }
 
     /// - Parameter reason: the error code of `UnprocessedTraceSegments` (`MissingName`, …).
-    public func documentsRefused(_ count: Int = 1, source: String, reason: String) { refused.add(Double(count), [source, reason]) }
+    public func documentsRefused(_ count: Int = 1, source: String, reason: String) {
+        refused.add(Double(count), [source, reason])
+    }
 
     public func telemetryRecordsReceived(_ count: Int) { telemetryRecords.add(count) }
 
@@ -144,7 +161,9 @@ public final class Metrics: Sendable {
     public func connectionClosed(listener: String) { connections.add(-1, [listener]) }
 
     /// A value that an adapter keeps itself (adapters do not know this module); read when the page is asked for.
-    public func sampled(_ name: String, _ help: String, kind: SampledKind = .gauge, read: @escaping @Sendable () -> Double?) {
+    public func sampled(
+        _ name: String, _ help: String, kind: SampledKind = .gauge, read: @escaping @Sendable () -> Double?
+    ) {
         registry.sampled(name, help, kind: kind, read: read)
     }
 }

@@ -26,8 +26,11 @@ struct Binaries: Sendable {
         for binaries in found where binaries.major == wanted ?? binaries.major && binaries.major >= oldest {
             if access(binaries.postgres, X_OK) == 0, access(binaries.initdb, X_OK) == 0 { return binaries }
         }
-        let advice = "install it (Debian: apt-get install postgresql\(wanted.map { "-\($0)" } ?? "")) or use --database-url"
-        if let wanted { throw ClusterError("PostgreSQL \(wanted), which made the data in this folder, is not installed: \(advice)") }
+        let advice =
+            "install it (Debian: apt-get install postgresql\(wanted.map { "-\($0)" } ?? "")) or use --database-url"
+        if let wanted {
+            throw ClusterError("PostgreSQL \(wanted), which made the data in this folder, is not installed: \(advice)")
+        }
         throw ClusterError("PostgreSQL \(oldest) or newer is not installed: \(advice)")
     }
 

@@ -6,7 +6,9 @@ enum ClusterConfiguration {
     ///   - name: shown by `ps`; the folder the cluster belongs to.
     ///   - major: PostgreSQL's major version.
     static func postgresql(name: String, major: Int) -> String {
-        let title = String(decoding: name.utf8.map { (0x20..<0x7F).contains($0) && $0 != 0x27 && $0 != 0x5C ? $0 : 0x3F }.suffix(60), as: UTF8.self)
+        let title = String(
+            decoding: name.utf8.map { (0x20..<0x7F).contains($0) && $0 != 0x27 && $0 != 0x5C ? $0 : 0x3F }.suffix(60),
+            as: UTF8.self)
         return """
             # Written by Beamline at each start. Put settings of your own into local.conf beside this file.
             cluster_name = '\(title)'

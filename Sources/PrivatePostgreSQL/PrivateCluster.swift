@@ -124,7 +124,9 @@ public final class PrivateCluster: Service, Sendable {
                 $0.phase = .restarting
                 $0.restarts += 1
             }
-            logger.error("PostgreSQL ended, starting it again", metadata: ["exit_code": "\(code)", "log": "\(dataFolder)/postgres.log"])
+            logger.error(
+                "PostgreSQL ended, starting it again",
+                metadata: ["exit_code": "\(code)", "log": "\(dataFolder)/postgres.log"])
             failures = ContinuousClock.now - startedAt > .seconds(10) ? 0 : failures + 1
             guard let next = relaunch(failures: failures) else { break }
             launched = next
@@ -220,12 +222,15 @@ public final class PrivateCluster: Service, Sendable {
         defer { close(descriptor) }
         let arguments = user.command(
             [
-                binaries.initdb, "-D", user.path(of: unfinished), "--username=beamline", "--auth=trust", "--encoding=UTF8", "--locale=C",
+                binaries.initdb, "-D", user.path(of: unfinished), "--username=beamline", "--auth=trust",
+                "--encoding=UTF8", "--locale=C",
                 "--no-sync",
             ], endWithParent: true)
         let (code, output) = try ChildProcess.run(arguments, folder: descriptor)
         guard code == 0 else {
-            let reason = output.split(separator: "\n").last { $0.contains("error") || $0.contains("FATAL") } ?? "exit code \(code)"
+            let reason =
+                output.split(separator: "\n").last { $0.contains("error") || $0.contains("FATAL") }
+                ?? "exit code \(code)"
             throw ClusterError("cannot create the PostgreSQL cluster in \(unfinished): \(reason)")
         }
         // initdb's own sync visits a thousand files; one sync of the file system does the same.
@@ -288,7 +293,8 @@ public final class PrivateCluster: Service, Sendable {
             if waitpid(pid, &status, WNOHANG) == pid {
                 state.withLock { $0.phase = .restarting }
                 throw ClusterError(
-                    "PostgreSQL ended while starting (exit code \(ChildProcess.exitCode(status))): \(lastLogLine() ?? "it said nothing"); see \(dataFolder)/postgres.log")
+                    "PostgreSQL ended while starting (exit code \(ChildProcess.exitCode(status))): \(lastLogLine() ?? "it said nothing"); see \(dataFolder)/postgres.log"
+                )
             }
             if state.withLock({ $0.stopping }) { _ = Glibc.kill(pid, SIGINT) }
             usleep(5_000)
@@ -304,7 +310,9 @@ public final class PrivateCluster: Service, Sendable {
         let line = lines.last { $0.contains("FATAL:") || $0.contains("ERROR:") } ?? lines.last
         return line.map { line in
             for mark in ["FATAL:", "ERROR:", "LOG:"] {
-                if let range = line.range(of: mark) { return line[range.upperBound...].trimmingCharacters(in: .whitespaces) }
+                if let range = line.range(of: mark) {
+                    return line[range.upperBound...].trimmingCharacters(in: .whitespaces)
+                }
             }
             return String(line)
         }
@@ -326,13 +334,17 @@ extension PrivateCluster {
             if processes.isEmpty { break }
             let waited = ContinuousClock.now - since
             if waited > .seconds(15) {
-                throw ClusterError("process \(processes[0]) of an earlier PostgreSQL still works in \(folder) and cannot be ended")
+                throw ClusterError(
+                    "process \(processes[0]) of an earlier PostgreSQL still works in \(folder) and cannot be ended")
             }
             let signal = waited > .seconds(10) ? SIGKILL : waited > .seconds(8) ? SIGQUIT : SIGINT
             if signal != sent {
-                logger.notice("ending an earlier PostgreSQL of this folder", metadata: ["processes": "\(processes.count)"])
+                logger.notice(
+                    "ending an earlier PostgreSQL of this folder", metadata: ["processes": "\(processes.count)"])
                 let postmaster = PostmasterFile(in: folder)?.pid
-                for pid in processes where signal != SIGINT || pid == postmaster || postmaster == nil { _ = Glibc.kill(pid, signal) }
+                for pid in processes where signal != SIGINT || pid == postmaster || postmaster == nil {
+                    _ = Glibc.kill(pid, signal)
+                }
                 sent = signal
             }
             usleep(10_000)
@@ -347,7 +359,8 @@ extension PrivateCluster {
         return entries(of: "/proc").compactMap { (name) -> pid_t? in
             guard let pid = pid_t(name) else { return nil }
             var working = Glibc.stat()
-            guard fstatat(AT_FDCWD, "/proc/\(pid)/cwd", &working, 0) == 0, working.st_dev == folder.st_dev, working.st_ino == folder.st_ino,
+            guard fstatat(AT_FDCWD, "/proc/\(pid)/cwd", &working, 0) == 0, working.st_dev == folder.st_dev,
+                working.st_ino == folder.st_ino,
                 let command = firstLine(of: "/proc/\(pid)/comm"), command == "postgres"
             else { return nil }
             return pid
@@ -388,19 +401,23 @@ struct ServerUser {
         var facts = Glibc.stat()
         if fstatat(AT_FDCWD, folder, &facts, 0) == 0 {
             guard facts.st_uid != 0 else {
-                throw ClusterError("\(folder) belongs to root, as whom PostgreSQL does not run: chown -R postgres:postgres \(folder)")
+                throw ClusterError(
+                    "\(folder) belongs to root, as whom PostgreSQL does not run: chown -R postgres:postgres \(folder)")
             }
             return ServerUser(switchTo: (facts.st_uid, facts.st_gid))
         }
         guard let entry = getpwnam("postgres") else {
             throw ClusterError(
-                "PostgreSQL does not run as root and there is no user postgres: create one (useradd --system postgres) or start as an ordinary user")
+                "PostgreSQL does not run as root and there is no user postgres: create one (useradd --system postgres) or start as an ordinary user"
+            )
         }
         return ServerUser(switchTo: (entry.pointee.pw_uid, entry.pointee.pw_gid))
     }
 
     /// The folder as the server sees it.
-    func path(of folder: String) -> String { switchTo == nil ? folder : "/proc/self/fd/\(ChildProcess.folderDescriptor)" }
+    func path(of folder: String) -> String {
+        switchTo == nil ? folder : "/proc/self/fd/\(ChildProcess.folderDescriptor)"
+    }
 
     /// The command under this user. With `endWithParent` the kernel asks it to stop when Beamline is killed, so that
     /// no server is left running in a folder nobody serves.

@@ -27,7 +27,8 @@ func `a header with the right format and version is accepted, however it is spel
     "", "\n", "x", #"{"format":"json","version":1}"#, "{\"format\":\"json\",\"version\":1}\n", "\n{}", "json 1\n{}",
     "{\"format\":\"json\"}\n{}", "{\"version\":1}\n{}", "{\"format\":\"json\",\"version\":2}\n{}",
     "{\"format\":\"json\",\"version\":\"1\"}\n{}", "{\"format\":\"jsonx\",\"version\":1}\n{}",
-    "{\"format\":\"xml!\",\"version\":1}\n{}", "{\"format\":null,\"version\":null}\n{}", "[{\"format\":\"json\",\"version\":1}]\n{}",
+    "{\"format\":\"xml!\",\"version\":1}\n{}", "{\"format\":null,\"version\":null}\n{}",
+    "[{\"format\":\"json\",\"version\":1}]\n{}",
     "{\"format\":\"json\",\"version\":1\n{}", "{\"format\":\"json\",\"version\":1}x\n{}",
 ])
 func `any other datagram is refused`(datagram: String) {
