@@ -18,6 +18,7 @@ public struct Entity: Sendable {
     public var start: Micros
     /// Nil while open.
     public var end: Micros?
+    @inlinable
     public var isOpen: Bool { end == nil }
 
     /// Raw flags as sent (absent = false) and `http.response.status`.
@@ -56,6 +57,7 @@ public struct Entity: Sendable {
         self.end = end
     }
 
+    @inlinable
     public var isRemoteCall: Bool { kind == .subsegment && namespace != .none }
 }
 

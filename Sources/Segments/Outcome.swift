@@ -9,6 +9,14 @@ public struct Outcome: Sendable, Equatable {
     public var isFault: Bool
     public var isError: Bool
 
+    @inlinable
+    public init(isThrottle: Bool, isFault: Bool, isError: Bool) {
+        self.isThrottle = isThrottle
+        self.isFault = isFault
+        self.isError = isError
+    }
+
+    @inlinable
     public var countedAs: OutcomeClass {
         if isThrottle { return .throttle }
         if isFault { return .fault }
@@ -17,6 +25,8 @@ public struct Outcome: Sendable, Equatable {
 }
 
 extension Entity {
+    // Inlined, so that callers read the few fields it needs instead of copying the entity.
+    @inlinable
     public var outcome: Outcome {
         guard !isOpen else { return Outcome(isThrottle: false, isFault: false, isError: false) }
         let status = httpStatus ?? 0

@@ -58,11 +58,13 @@ public struct Contributions: Sendable {
     var sightings: [Sighting] = []
 
     private var scratch = Scratch()
-    private var clientType: Int32
+    private let clientType: Int32
+    private let remoteType: Int32
     private var receivingAccount: (id: AccountID, text: Int32)?
 
     public init() {
         clientType = tables.strings.intern("client")
+        remoteType = tables.strings.intern("remote")
     }
 
     /// Number of observations added and taken back since the start: a bound for the memory in use (64 bytes each).
@@ -108,13 +110,15 @@ extension Contributions {
     private mutating func observe(_ forest: Forest, links: [Link: LinkFacts], sign: Int8, showsOpenEntities: Bool) {
         // A trace without a root has no segment, so nothing in it is attached.
         guard forest.root >= 0 else { return }
-        forest.trace.entities.withUnsafeBufferPointer { entities in
+        forest.trace.entities.withUnsafeBufferPointer { buffer in
+            // A root is one of the entities, so there is a base address.
+            guard let entities = buffer.baseAddress else { return }
             observe(forest, entities, links: links, sign: sign, showsOpenEntities: showsOpenEntities)
         }
     }
 
     private mutating func observe(
-        _ forest: Forest, _ entities: UnsafeBufferPointer<TraceEntity>, links: [Link: LinkFacts], sign: Int8,
+        _ forest: Forest, _ entities: UnsafePointer<TraceEntity>, links: [Link: LinkFacts], sign: Int8,
         showsOpenEntities: Bool
     ) {
         let root = Int(forest.root)
@@ -124,7 +128,7 @@ extension Contributions {
         scratch.rootNode = isLinked ? -1 : scratch.nodeOf[root]
         let rootStart = floorDivide(entities[root].entity.start, by: 1_000_000)
 
-        for index in 0..<entities.count {
+        for index in 0..<forest.count {
             let owner = Int(forest.owner[index])
             guard owner >= 0 else { continue }
             let node = scratch.nodeOf[index]
@@ -164,18 +168,20 @@ extension Contributions {
     }
 
     /// The node of every segment and leaf call; marks those that segments report.
-    private mutating func nameNodes(_ forest: Forest, _ entities: UnsafeBufferPointer<TraceEntity>, account: Int32) {
+    private mutating func nameNodes(_ forest: Forest, _ entities: UnsafePointer<TraceEntity>, account: Int32) {
         scratch.trace &+= 1
         scratch.nodeOf.removeAll(keepingCapacity: true)
-        for index in 0..<entities.count {
+        for index in 0..<forest.count {
             if forest.owner[index] == Int32(index) {
                 let label = tables.label(name: entities[index].entity.name, type: entities[index].entity.origin)
                 let node = tables.node(label: label, account: accountText(entities[index].entity.accountID, account))
                 scratch.nodeOf.append(node)
                 while scratch.reportedIn.count <= Int(node) { scratch.reportedIn.append(0) }
                 scratch.reportedIn[Int(node)] = scratch.trace
-            } else if forest.isLeafCall(Int32(index)) {
-                let label = inferredLabel(of: entities[index].entity)
+            } else if entities[index].entity.namespace != .none, entities[index].entity.kind == .subsegment,
+                forest.isAttached(Int32(index)), !forest.isResolvedCall(Int32(index)) {
+                // A leaf call, asked field by field: `isLeafCall` copies the entity where it is not inlined.
+                let label = inferredLabel(of: entities + index)
                 scratch.nodeOf.append(
                     tables.node(label: label, account: accountText(entities[index].entity.accountID, account)))
             } else {
@@ -189,8 +195,12 @@ extension Contributions {
         return tables.strings.intern(stated)
     }
 
-    private mutating func inferredLabel(of call: Entity) -> Int32 {
-        let service = InferredService(of: call)
+    /// Reads fields one by one: handing over a whole entity would copy it.
+    private mutating func inferredLabel(of call: UnsafePointer<TraceEntity>) -> Int32 {
+        guard call.pointee.entity.namespace == .aws else {
+            return tables.label(nameNumber: tables.strings.intern(call.pointee.entity.name), typeNumber: remoteType)
+        }
+        let service = InferredService(name: call.pointee.entity.name, namespace: .aws, awsCall: call.pointee.entity.awsCall)
         return tables.label(name: service.name, type: service.type)
     }
 
@@ -202,7 +212,7 @@ extension Contributions {
 
     /// - Parameter isObserved: false when a segment around the entity is still open.
     private mutating func observe(
-        node: Int32, at index: Int, _ entities: UnsafeBufferPointer<TraceEntity>, duration: Micros, isObserved: Bool,
+        node: Int32, at index: Int, _ entities: UnsafePointer<TraceEntity>, duration: Micros, isObserved: Bool,
         rootStart: Int64, sign: Int8, showsOpenEntities: Bool
     ) {
         append(
@@ -213,7 +223,7 @@ extension Contributions {
     /// - Returns: whether there is such an observation.
     @discardableResult
     private mutating func observe(
-        edgeFrom source: Int32, to destination: Int32, at index: Int, _ entities: UnsafeBufferPointer<TraceEntity>,
+        edgeFrom source: Int32, to destination: Int32, at index: Int, _ entities: UnsafePointer<TraceEntity>,
         isObserved: Bool, rootStart: Int64, sign: Int8, showsOpenEntities: Bool
     ) -> (edge: Int32, second: Int64)? {
         let edge = tables.edge(from: source, to: destination, isLink: false)
@@ -226,7 +236,7 @@ extension Contributions {
 
     @discardableResult
     private mutating func append(
-        subject: Int32, entity index: Int, _ entities: UnsafeBufferPointer<TraceEntity>, duration: Micros, isObserved: Bool,
+        subject: Int32, entity index: Int, _ entities: UnsafePointer<TraceEntity>, duration: Micros, isObserved: Bool,
         flags: UInt8, rootStart: Int64, sign: Int8, showsOpenEntities: Bool
     ) -> Int64? {
         if isObserved, let end = entities[index].entity.end {
@@ -247,7 +257,7 @@ extension Contributions {
 
     /// The edge from the caller of a segment, or from the client of the root.
     private mutating func observeEdge(
-        toSegment index: Int, _ forest: Forest, _ entities: UnsafeBufferPointer<TraceEntity>, rootIsLinked: Bool,
+        toSegment index: Int, _ forest: Forest, _ entities: UnsafePointer<TraceEntity>, rootIsLinked: Bool,
         account: Int32, rootStart: Int64, sign: Int8, showsOpenEntities: Bool
     ) {
         let node = scratch.nodeOf[index]
@@ -275,11 +285,11 @@ extension Contributions {
         guard let observed else { return }
         sightings.append(Sighting(
             second: observed.second, start: entities[above].entity.start, id: entities[above].entity.id.rawValue,
-            edge: observed.edge, alias: inferredLabel(of: entities[above].entity), count: Int64(sign)))
+            edge: observed.edge, alias: inferredLabel(of: entities + above), count: Int64(sign)))
     }
 
     private mutating func observe(
-        link facts: LinkFacts, toSegment index: Int, _ entities: UnsafeBufferPointer<TraceEntity>, rootStart: Int64, sign: Int8,
+        link facts: LinkFacts, toSegment index: Int, _ entities: UnsafePointer<TraceEntity>, rootStart: Int64, sign: Int8,
         showsOpenEntities: Bool
     ) {
         guard showsOpenEntities || !entities[index].entity.isOpen else { return }

@@ -83,65 +83,73 @@ extension HistogramEntry {
     }
 }
 
-/// Sums per (histogram, bucket) for many histograms at once.
+/// Sums per (histogram, bucket) for many histograms at once. Pages of buckets are made when something falls into them: most
+/// histograms use a few of thousands of buckets, and neighbours are used together.
 struct BucketTable {
-    struct Slot {
-        var histogram: Int64
+    private static let pageBits: Int64 = 6
+    private static let pagesPerHistogram = 44
+    /// Buckets below this number (times below 116 s) live in pages, the others in `rare`.
+    private static let pagedBuckets = Int64(pagesPerHistogram) << pageBits
+
+    private struct RareKey: Hashable {
+        var histogram: Int
         var bucket: Int64
-        var count: Int64
-        var sum: Micros
     }
 
-    private var slots = [Slot](repeating: Slot(histogram: -1, bucket: 0, count: 0, sum: 0), count: 1_024)
-    private var used = 0
+    /// Per histogram its first place in `directory`, -1 while it is empty.
+    private var histograms: [Int32] = []
+    /// Number of each page of a histogram, -1 while it is empty.
+    private var directory: [Int32] = []
+    private var pages: [BucketSum] = []
+    private var rare: [RareKey: BucketSum] = [:]
+
+    /// Room for histograms 0..<count.
+    mutating func grow(to count: Int) {
+        while histograms.count < count { histograms.append(-1) }
+    }
 
     @inline(__always)
-    mutating func add(histogram: Int64, bucket: Int64, count: Int64, sum: Micros) {
-        let mask = slots.count &- 1
-        var place = Self.place(histogram, bucket) & mask
-        while true {
-            let found = slots[place].histogram
-            if found < 0 { break }
-            if found == histogram, slots[place].bucket == bucket {
-                slots[place].count &+= count
-                slots[place].sum &+= sum
-                return
+    mutating func add(histogram: Int, bucket: Int64, count: Int64, sum: Micros) {
+        guard bucket >= 0, bucket < Self.pagedBuckets else {
+            return addRare(RareKey(histogram: histogram, bucket: bucket), count: count, sum: sum)
+        }
+        let page = Int(bucket >> Self.pageBits)
+        var number = histograms[histogram] < 0 ? -1 : directory[Int(histograms[histogram]) &+ page]
+        if number < 0 { number = makePage(histogram, page) }
+        let place = Int(number) << Int(Self.pageBits) | Int(bucket & ((1 << Self.pageBits) - 1))
+        pages[place].count &+= count
+        pages[place].sum &+= sum
+    }
+
+    private mutating func makePage(_ histogram: Int, _ page: Int) -> Int32 {
+        if histograms[histogram] < 0 {
+            histograms[histogram] = Int32(directory.count)
+            directory.append(contentsOf: repeatElement(-1, count: Self.pagesPerHistogram))
+        }
+        let number = Int32(pages.count >> Int(Self.pageBits))
+        pages.append(contentsOf: repeatElement(BucketSum(count: 0, sum: 0), count: 1 << Int(Self.pageBits)))
+        directory[Int(histograms[histogram]) + page] = number
+        return number
+    }
+
+    private mutating func addRare(_ key: RareKey, count: Int64, sum: Micros) {
+        let known = rare[key] ?? BucketSum(count: 0, sum: 0)
+        rare[key] = BucketSum(count: known.count &+ count, sum: known.sum &+ sum)
+    }
+
+    /// The buckets with a positive count of every histogram, in ascending order.
+    func filled() -> [[BucketSum]] {
+        var result = histograms.map { first -> [BucketSum] in
+            guard first >= 0 else { return [] }
+            var buckets: [BucketSum] = []
+            for page in directory[Int(first)..<(Int(first) + Self.pagesPerHistogram)] where page >= 0 {
+                let start = Int(page) << Int(Self.pageBits)
+                for bucket in pages[start..<(start + (1 << Int(Self.pageBits)))] where bucket.count > 0 { buckets.append(bucket) }
             }
-            place = (place &+ 1) & mask
+            return buckets
         }
-        slots[place] = Slot(histogram: histogram, bucket: bucket, count: count, sum: sum)
-        used &+= 1
-        if used &* 2 > slots.count { grow() }
-    }
-
-    private mutating func grow() {
-        let old = slots
-        slots = [Slot](repeating: Slot(histogram: -1, bucket: 0, count: 0, sum: 0), count: old.count * 2)
-        let mask = slots.count &- 1
-        for slot in old where slot.histogram >= 0 {
-            var place = Self.place(slot.histogram, slot.bucket) & mask
-            while slots[place].histogram >= 0 { place = (place &+ 1) & mask }
-            slots[place] = slot
-        }
-    }
-
-    @inline(__always)
-    private static func place(_ histogram: Int64, _ bucket: Int64) -> Int {
-        let key = UInt64(bitPattern: histogram) &* 0xe703_7ed1_a0b4_28db ^ UInt64(bitPattern: bucket)
-        return Int(truncatingIfNeeded: (key &* 0x9e37_79b9_7f4a_7c15) >> 24)
-    }
-
-    /// The buckets with a positive count, per histogram in ascending order.
-    func histograms() -> [Int64: [BucketSum]] {
-        let filled = slots.filter { $0.histogram >= 0 && $0.count > 0 }
-            .sorted { ($0.histogram, $0.bucket) < ($1.histogram, $1.bucket) }
-        var result: [Int64: [BucketSum]] = [:]
-        var start = 0
-        while start < filled.count {
-            var end = start
-            while end < filled.count, filled[end].histogram == filled[start].histogram { end += 1 }
-            result[filled[start].histogram] = filled[start..<end].map { BucketSum(count: $0.count, sum: $0.sum) }
-            start = end
+        for (key, sum) in rare.sorted(by: { $0.key.bucket < $1.key.bucket }) where sum.count > 0 {
+            result[key.histogram].append(sum)
         }
         return result
     }

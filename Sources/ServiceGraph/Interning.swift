@@ -50,7 +50,22 @@ struct StringTable {
     private static func equalBytes(_ a: inout String, _ b: String) -> Bool {
         var b = b
         return a.withUTF8 { left in
-            b.withUTF8 { right in left.count == right.count && left.elementsEqual(right) }
+            b.withUTF8 { right in
+                guard left.count == right.count else { return false }
+                let left = UnsafeRawBufferPointer(left)
+                let right = UnsafeRawBufferPointer(right)
+                var offset = 0
+                while offset &+ 8 <= left.count {
+                    let a = left.loadUnaligned(fromByteOffset: offset, as: UInt64.self)
+                    if a != right.loadUnaligned(fromByteOffset: offset, as: UInt64.self) { return false }
+                    offset &+= 8
+                }
+                while offset < left.count {
+                    if left[offset] != right[offset] { return false }
+                    offset &+= 1
+                }
+                return true
+            }
         }
     }
 

@@ -111,7 +111,7 @@ private struct GraphSums: BlockVisitor {
     private var numbers = BlockNumbers()
     private var nodes: [Subject] = []
     private var edges: [Subject] = []
-    /// Histogram number: subject · 4 + (edge ? 2 : 0) + (duration ? 1 : 0).
+    /// Histogram number: node or edge · 3, plus 0 for response times of nodes, 1 for their durations, 2 for edges.
     private var buckets = BucketTable()
     /// Per (edge, alias) the earliest call, keyed by both numbers.
     private var aliases: [UInt64: FirstSighting] = [:]
@@ -126,6 +126,7 @@ private struct GraphSums: BlockVisitor {
         numbers = BlockNumbers(header, in: &tables)
         while nodes.count < tables.nodes.keys.count { nodes.append(Subject()) }
         while edges.count < tables.edges.keys.count { edges.append(Subject()) }
+        buckets.grow(to: 3 * max(nodes.count, edges.count))
         isCut = window.map { $0.lowerBound > header.base || $0.upperBound < header.base + header.span } ?? false
     }
 
@@ -174,12 +175,14 @@ private struct GraphSums: BlockVisitor {
 
     @inline(__always)
     mutating func response(bucket: Int64, count: Int64, sum: Micros) {
-        buckets.add(histogram: Int64(current) << 2 | (isEdge ? 2 : 0), bucket: bucket, count: count, sum: sum)
+        buckets.add(histogram: current &* 3 &+ (isEdge ? 2 : 0), bucket: bucket, count: count, sum: sum)
     }
 
     @inline(__always)
     mutating func duration(bucket: Int64, count: Int64, sum: Micros) {
-        buckets.add(histogram: Int64(current) << 2 | (isEdge ? 3 : 1), bucket: bucket, count: count, sum: sum)
+        // Edges have none; a damaged block may say otherwise.
+        if isEdge { return }
+        buckets.add(histogram: current &* 3 &+ 1, bucket: bucket, count: count, sum: sum)
     }
 
     mutating func sighting(edge: Int, label: Int, second: Int64, start: Micros, id: UInt64, count: Int64) {
@@ -210,7 +213,7 @@ private struct GraphSums: BlockVisitor {
         var references = [Int](repeating: -1, count: nodes.count)
         for (reference, node) in shown.enumerated() { references[node] = reference }
 
-        let histograms = buckets.histograms()
+        let histograms = buckets.filled()
         var edgesOf: [Int: [Int]] = [:]
         for (number, edge) in edges.enumerated() where edge.isThere {
             edgesOf[Int(tables.edgeParts(Int32(number)).source), default: []].append(number)
@@ -247,10 +250,10 @@ private struct GraphSums: BlockVisitor {
     }
 
     private func statistics(
-        ofNode node: Int, _ outcomes: InlineArray<4, Int64>, _ histograms: [Int64: [BucketSum]]
+        ofNode node: Int, _ outcomes: InlineArray<4, Int64>, _ histograms: [[BucketSum]]
     ) -> NodeStatistics {
-        let responses = histograms[Int64(node) << 2] ?? []
-        let durations = histograms[Int64(node) << 2 | 1] ?? []
+        let responses = histograms[node * 3]
+        let durations = histograms[node * 3 + 1]
         return NodeStatistics(
             summary: Self.summary(outcomes, totalResponseTime: responses.reduce(0) { $0 &+ $1.sum }),
             durationHistogram: HistogramEntry.entries(of: durations),
@@ -258,11 +261,11 @@ private struct GraphSums: BlockVisitor {
     }
 
     private func edge(
-        _ number: Int, sourceStarts: Span, _ order: CanonicalOrder, _ references: [Int], _ histograms: [Int64: [BucketSum]],
+        _ number: Int, sourceStarts: Span, _ order: CanonicalOrder, _ references: [Int], _ histograms: [[BucketSum]],
         _ aliasesOf: [Int: [UInt64]], showsTimes: Bool
     ) -> GraphEdge {
         let parts = tables.edgeParts(Int32(number))
-        let buckets = histograms[Int64(number) << 2 | 2] ?? []
+        let buckets = histograms[number * 3 + 2]
         let starts = parts.isLink ? edges[number].destinationStarts : sourceStarts
         return GraphEdge(
             referenceID: references[Int(parts.destination)],

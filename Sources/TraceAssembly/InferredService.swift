@@ -14,15 +14,20 @@ public struct InferredService: Sendable {
     /// - Parameter call: a remote call (`Entity.isRemoteCall`).
     /// Source: `service-graph.md` §3, ruling R-11 (names outside the table stay as sent).
     public init(of call: Entity) {
-        guard call.namespace == .aws else {
-            self.init(name: call.name, type: "remote", isNamedResource: false)
+        self.init(name: call.name, namespace: call.namespace, awsCall: call.awsCall)
+    }
+
+    /// The same from what decides it: an `Entity` is large to hand over.
+    public init(name: String, namespace: Entity.Namespace, awsCall: AWSCall?) {
+        guard namespace == .aws else {
+            self.init(name: name, type: "remote", isNamedResource: false)
             return
         }
-        guard let service = KnownService(named: call.name) else {
-            self.init(name: call.name, type: "AWS::" + call.name, isNamedResource: false)
+        guard let service = KnownService(named: name) else {
+            self.init(name: name, type: "AWS::" + name, isNamedResource: false)
             return
         }
-        guard let details = call.awsCall, details.operation != nil, let resource = service.resource(in: details) else {
+        guard let details = awsCall, details.operation != nil, let resource = service.resource(in: details) else {
             self.init(name: service.rawValue, type: service.serviceType, isNamedResource: false)
             return
         }
@@ -56,7 +61,8 @@ private enum KnownService: String {
             break
         }
         if let v = spelling.lastIndex(of: UInt8(ascii: "v")), v + 1 < spelling.count,
-            spelling[(v + 1)...].allSatisfy({ (0x30...0x39).contains($0) }) {
+            spelling[(v + 1)...].allSatisfy({ (0x30...0x39).contains($0) })
+        {
             spelling.removeSubrange(v...)
         }
         while spelling.first == 0x20 { spelling.removeFirst() }

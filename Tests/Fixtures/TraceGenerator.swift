@@ -98,8 +98,12 @@ extension TraceGenerator {
 
     private mutating func isOdd() -> Bool { random.chance(oddities.percent) }
 
+    private static let hexDigits = Array("0123456789abcdef".utf8)
+
     private mutating func hex(_ digits: Int) -> String {
-        String((0..<digits).map { _ in random.pick(Array("0123456789abcdef")) })
+        var bytes: [UInt8] = []
+        while bytes.count < digits { bytes.append(random.pick(Self.hexDigits)) }
+        return String(decoding: bytes, as: UTF8.self)
     }
 
     private static func seconds(_ micros: Int64) -> String {
