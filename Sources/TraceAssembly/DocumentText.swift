@@ -4,10 +4,11 @@
 
 /// The top-level fields of an entity that are given back as they were sent, in the order they are written.
 enum DocumentField: Int, CaseIterable {
-    case name, startTime, endTime, inProgress, type, error, fault, throttle, http, aws, annotations, metadata, cause, sql
+    case name, startTime, endTime, inProgress, type, error, fault, throttle, http, aws, annotations, metadata, cause,
+        sql
     case service, user, origin, resourceARN, namespace, links, precursorIDs
 
-    /// Keys outside the schema are dropped (`segments.md` §14), so are `inferred` and `traced`; ids come from the facts.
+    /// Keys outside the schema are dropped (`segments.md` §14), as are `inferred` and `traced`. Ids are facts.
     /// - Parameter key: unescaped.
     init?(key: String) {
         switch key {
@@ -151,14 +152,18 @@ private struct Scanner {
     private func peek() -> UInt8 { position < text.count ? text[position] : 0 }
 
     private mutating func skipSpace() {
-        while position < text.count, text[position] == 0x20 || text[position] == 0x0A || text[position] == 0x0D || text[position] == 0x09 {
+        while position < text.count,
+            text[position] == 0x20 || text[position] == 0x0A || text[position] == 0x0D || text[position] == 0x09
+        {
             position += 1
         }
     }
 
     private mutating func skipString() {
         position += 1
-        while position < text.count, text[position] != UInt8(ascii: "\"") { position += text[position] == UInt8(ascii: "\\") ? 2 : 1 }
+        while position < text.count, text[position] != UInt8(ascii: "\"") {
+            position += text[position] == UInt8(ascii: "\\") ? 2 : 1
+        }
         position = min(position + 1, text.count)
     }
 
@@ -207,7 +212,8 @@ private struct Scanner {
                 continue
             }
             if raw[at + 1] == UInt8(ascii: "u"), at + 6 <= raw.count,
-                let code = UInt32(String(decoding: raw[at + 2..<at + 6], as: UTF8.self), radix: 16), code < 0x80 {
+                let code = UInt32(String(decoding: raw[at + 2..<at + 6], as: UTF8.self), radix: 16), code < 0x80
+            {
                 key.append(UInt8(code))
                 at += 6
             } else {

@@ -105,7 +105,9 @@ extension Forest {
         let unknown: Int32 = -2
         var owner = [Int32](repeating: unknown, count: parents.count)
         trace.entities.withUnsafeBufferPointer { entities in
-            for index in 0..<entities.count where entities[index].entity.kind == .segment { owner[index] = Int32(index) }
+            for index in 0..<entities.count where entities[index].entity.kind == .segment {
+                owner[index] = Int32(index)
+            }
         }
         for start in owner.indices where owner[start] == unknown {
             var at = Int32(start)
@@ -200,7 +202,9 @@ extension Forest {
                 } else {
                     hasOpenEntity = true
                 }
-                if entities[index].entity.isTraced, entities[index].entity.isRemoteCall, !resolved[index] { isAwaited = true }
+                if entities[index].entity.isTraced, entities[index].entity.isRemoteCall, !resolved[index] {
+                    isAwaited = true
+                }
             }
         }
         if first != .max { earliestStart = first }
@@ -267,7 +271,7 @@ extension Forest {
         serviceEnd(of: segment).map { $0 - trace.entities[Int(segment)].entity.start }
     }
 
-    /// `Trace.Duration` in microseconds: nil while nothing has ended, 0 when every end is before its start (ruling R-08).
+    /// `Trace.Duration` in microseconds: nil while nothing has ended, 0 when every end is invalid (ruling R-08).
     public var traceDuration: Micros? {
         guard hasEnded, let earliestStart else { return nil }
         guard let latestEnd else { return 0 }
@@ -292,8 +296,8 @@ extension Forest {
     }
 
     /// All attached entities, every one before its children, siblings by start, then id.
-    /// - Returns: `order`, and for each entity the position in it and one past the last position of its subtree (both 0 when
-    ///   it is unattached).
+    /// - Returns: `order`, and for each entity the position in it and one past the last position of its subtree (both 0
+    ///   when it is unattached).
     func depthFirst() -> (order: [Int32], first: [Int32], end: [Int32]) {
         var order: [Int32] = []
         order.reserveCapacity(count)

@@ -1,4 +1,4 @@
-// The annotations a trace can be searched by (`segments.md` §11, ruling R-10): the first 50 distinct (key, value) pairs.
+// The annotations a trace can be searched by (`segments.md` §11, ruling R-10): its first 50 distinct pairs.
 // In: a forest. Out: who carries which of them. Callers: summaries and filter expressions.
 
 import Segments

@@ -39,7 +39,8 @@ extension Forest {
         var flagged = [Bool](repeating: false, count: count)
         var isAnyFlagged = false
         for index in 0..<count where owner[index] >= 0 {
-            let isFlagged = flag == .fault ? trace.entities[index].entity.hasFaultFlag : trace.entities[index].entity.hasErrorFlag
+            let isFlagged =
+                flag == .fault ? trace.entities[index].entity.hasFaultFlag : trace.entities[index].entity.hasErrorFlag
             flagged[index] = isFlagged
             isAnyFlagged = isAnyFlagged || isFlagged
         }
@@ -52,7 +53,7 @@ extension Forest {
         return causes
     }
 
-    /// A flagged segment or leaf call whose logical parent is not flagged (ruling R-23: the owner's flag does not matter).
+    /// A flagged segment or leaf call whose logical parent is not flagged (R-23: the owner's flag does not matter).
     private func isHead(_ index: Int32, _ flagged: [Bool]) -> Bool {
         guard isSegment(index) || isLeafCall(index) else { return false }
         var above = parent[Int(index)]
@@ -61,8 +62,8 @@ extension Forest {
         return above < 0 || !flagged[Int(above)]
     }
 
-    /// Where the walk goes from each flagged entity. It depends on the entity alone, so it is settled from the leaves up,
-    /// once, and every walk is then a chain.
+    /// Where the walk goes from each flagged entity. It depends on the entity alone, so it is settled from the leaves
+    /// up, once, and every walk is then a chain.
     private enum Step { case nothing, emit, follow(Int32) }
 
     private func rootCauseSteps(_ flagged: [Bool]) -> [Step] {
@@ -114,7 +115,8 @@ extension Forest {
                 continue
             }
             let below = children(of: index)
-            let candidate = below.first { flagged[Int($0)] && isLeafCall($0) } ?? below.first { flagged[Int($0)] && yields($0) }
+            let candidate =
+                below.first { flagged[Int($0)] && isLeafCall($0) } ?? below.first { flagged[Int($0)] && yields($0) }
             if let candidate {
                 steps[Int(index)] = .follow(candidate)
             } else if !own.isEmpty {
@@ -188,7 +190,9 @@ extension Forest {
             var longestTime: Micros = 0
             for child in children(of: at) {
                 // More than half without overflow: time > total - time.
-                guard let time = responseTime(of: child), time <= total, time > total - time, time > longestTime else { continue }
+                guard let time = responseTime(of: child), time <= total, time > total - time, time > longestTime else {
+                    continue
+                }
                 longest = child
                 longestTime = time
             }
@@ -224,7 +228,9 @@ private struct RootCausePath {
         if owner != lastOwner {
             lastOwner = owner
             let service = forest.service(ofSegment: owner)
-            if services.last?.service != service { services.append(RootCauseService(service: service, isInferred: false, path: [])) }
+            if services.last?.service != service {
+                services.append(RootCauseService(service: service, isInferred: false, path: []))
+            }
         }
         let entity = RootCauseEntity(
             name: forest[index].name, isRemote: forest[index].isRemoteCall, exceptions: exceptions, coverage: coverage)
@@ -233,6 +239,7 @@ private struct RootCausePath {
 
     mutating func appendInferred(_ call: Int32, coverage: Double?) {
         let entity = RootCauseEntity(name: forest[call].name, isRemote: false, coverage: coverage)
-        services.append(RootCauseService(service: forest.inferredService(ofCall: call), isInferred: true, path: [entity]))
+        services.append(
+            RootCauseService(service: forest.inferredService(ofCall: call), isInferred: true, path: [entity]))
     }
 }

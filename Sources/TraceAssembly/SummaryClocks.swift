@@ -7,7 +7,7 @@ import Segments
 public struct SummaryClocks: Sendable, Equatable {
     /// `TraceId`: start of the root; nil when there is no root, and so no summary.
     public var rootStart: Micros?
-    /// `Event`: receipt times of the documents that changed the trace (ruling R-22), ascending, the newest of each second.
+    /// `Event`: receipts of the documents that changed the trace (ruling R-22), ascending, the newest of each second.
     public var receipts: [Micros]
     /// `Service`: ends of segments and leaf calls, also of a leaf call in an open segment (ruling R-22); as `receipts`.
     public var ends: [Micros]

@@ -60,14 +60,15 @@ extension Trace {
     /// - Parameters:
     ///   - receivedAt: the document's receipt time, microseconds.
     ///   - byteCount: UTF-8 length of the document as received.
-    ///   - contentHash: `contentHash(of:)` of its bytes; only read when the document has an open entity, pass 0 otherwise.
+    ///   - contentHash: `contentHash(of:)` of its bytes; only read when it has an open entity, pass 0 otherwise.
     /// - Returns: what happened; for `.ignored` nothing changed, for `.overLimit` only `limitExceeded`.
     ///
     /// Two open documents are equal when their bytes are (ruling R-19): an equal one replaces nothing.
     /// Cost: one table look-up per entity of the document, whatever the size of the trace.
     /// Source: `segments.md` §15, rulings 1, 2, 3, 10, R-18, R-19, R-21, R-38.
     public mutating func fold(
-        _ document: SegmentDocument, receivedAt: Micros, byteCount: Int, contentHash: UInt64, limits: TraceLimits = .unlimited
+        _ document: SegmentDocument, receivedAt: Micros, byteCount: Int, contentHash: UInt64,
+        limits: TraceLimits = .unlimited
     ) -> FoldResult {
         guard let own = document.entities.first else { return .ignored }
         if let index = indexes[own.id] {
@@ -84,7 +85,9 @@ extension Trace {
         var hasOpenEntity = false
         for ordinal in document.entities.indices {
             if document.entities[ordinal].isOpen { hasOpenEntity = true }
-            if take(document.entities[ordinal], number: number, ordinal: Int32(ordinal), contentHash: contentHash) { changed = true }
+            if take(document.entities[ordinal], number: number, ordinal: Int32(ordinal), contentHash: contentHash) {
+                changed = true
+            }
         }
         guard changed else { return .ignored }
         revision += 1
@@ -114,7 +117,7 @@ extension Trace {
         let position = Int(index)
         guard entities[position].entity.isOpen, entities[position].entity.kind == entity.kind else { return false }
         let current = entities[position].document
-        // The current text may stand in this very document (an id used twice): then there is no earlier hash to compare.
+        // The current text may stand in this very document (an id used twice): no earlier hash to compare with then.
         if entity.isOpen, current != number, contentHashes[Int(current)] == contentHash { return false }
         entities[position] = TraceEntity(entity: entity, document: number, ordinal: ordinal)
         return true
@@ -137,7 +140,7 @@ extension Trace {
         return mix(hash ^ tail)
     }
 
-    /// A bijection of 64-bit words, the finaliser of MurmurHash3: equal hashes of equal lengths need differing words to cancel out.
+    /// A bijection of 64-bit words, the finaliser of MurmurHash3.
     private static func mix(_ value: UInt64) -> UInt64 {
         var x = value
         x = (x ^ (x >> 33)) &* 0xFF51_AFD7_ED55_8CCD

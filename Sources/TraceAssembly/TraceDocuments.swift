@@ -1,5 +1,5 @@
-// The `Segments` of one trace as BatchGetTraces gives them (`traces.md` §3). In: a forest and the stored documents it was
-// folded from. Out: one JSON document per segment, its subsegments folded in from whichever document brought them, and
+// The `Segments` of one trace as BatchGetTraces gives them (`traces.md` §3). In: a forest and the stored documents it
+// was folded from. Out: one JSON document per segment, its subsegments folded in from whichever document brought them, and
 // one per inferred service. Everything optional is given back in the bytes it was sent in, numbers included.
 
 import Crypto
@@ -16,8 +16,8 @@ public struct TraceDocument: Sendable {
 
 /// Documents of a trace: reported segments by (start, id), then inferred ones in the same order.
 ///
-/// - Parameter documents: those that changed the trace, in log order, as received; `TraceEntity.document` indexes into them.
-///   One that is missing leaves its entities with ids, names and times only.
+/// - Parameter documents: those that changed the trace, in log order, as received: `TraceEntity.document` indexes into
+///   them. One that is missing leaves its entities with ids, names and times only.
 ///
 /// Ids the server makes are the first 16 hex digits of SHA-256 of a text, so repeated reads agree:
 /// `<trace_id>:<subsegment id>:service` for an inferred segment, `…:QueueTime` for the subsegment in it, and
@@ -208,7 +208,9 @@ private struct DocumentBuilder {
         if let sql = object(text(of: index, .sql)) {
             writer.key("sql")
             writer.beginObject()
-            for (key, value) in sql where value.isString && value.bytes.count > 2 { writeMember(key, value, to: &writer) }
+            for (key, value) in sql where value.isString && value.bytes.count > 2 {
+                writeMember(key, value, to: &writer)
+            }
             writer.endObject()
         }
         if let service = object(text(of: index, .service)) {
@@ -221,7 +223,9 @@ private struct DocumentBuilder {
         writeText("origin", text(of: index, .origin), to: &writer)
         writeText("resource_arn", text(of: index, .resourceARN), to: &writer)
         writeText("namespace", text(of: index, .namespace), to: &writer)
-        if let links = text(of: index, .links), links.first == UInt8(ascii: "[") { writeLinks(RawJSON(Array(links)), to: &writer) }
+        if let links = text(of: index, .links), links.first == UInt8(ascii: "[") {
+            writeLinks(RawJSON(Array(links)), to: &writer)
+        }
         if let ids = text(of: index, .precursorIDs), ids.first == UInt8(ascii: "[") {
             writer.key("precursor_ids")
             writer.beginArray()
@@ -243,7 +247,8 @@ private struct DocumentBuilder {
                 writer.key("request")
                 writer.beginObject()
                 for (key, value) in members(of: value) where !key.equals("traced") {
-                    if key.equals("method") || key.equals("url") || key.equals("user_agent") || key.equals("client_ip") {
+                    if key.equals("method") || key.equals("url") || key.equals("user_agent") || key.equals("client_ip")
+                    {
                         guard value.isString, value.bytes.count > 2 else { continue }
                     } else if key.equals("x_forwarded_for") {
                         guard value.isTrue || value.isFalse else { continue }
@@ -289,7 +294,8 @@ private struct DocumentBuilder {
                 for (key, value) in ec2 { writeMember(key, value, to: &writer) }
                 // The Python SDK's name for it.
                 if !ec2.contains(where: { $0.key.equals("instance_size") }),
-                    let type = ec2.last(where: { $0.key.equals("instance_type") }) {
+                    let type = ec2.last(where: { $0.key.equals("instance_type") })
+                {
                     writer.key("instance_size")
                     writer.raw(type.value.bytes)
                 }
@@ -388,7 +394,10 @@ private struct DocumentBuilder {
         writer.beginArray()
         links.forEachElement { link in
             let fields = members(of: link)
-            guard let traceID = fields.last(where: { $0.key.equals("trace_id") })?.value.string.flatMap({ TraceID(parsing: $0) }),
+            guard
+                let traceID = fields.last(where: { $0.key.equals("trace_id") })?.value.string.flatMap({
+                    TraceID(parsing: $0)
+                }),
                 let id = fields.last(where: { $0.key.equals("id") }).flatMap({ entityID($0.value) })
             else { return }
             writer.beginObject()
@@ -466,7 +475,8 @@ private struct DocumentBuilder {
         if value.isNumber {
             let digits = Array(value.bytes)
             if !digits.contains(where: { $0 == UInt8(ascii: ".") || $0 | 0x20 == UInt8(ascii: "e") }) { return digits }
-            guard let number = Double(String(decoding: digits, as: UTF8.self)), let whole = Int64(exactly: number) else { return nil }
+            guard let number = Double(String(decoding: digits, as: UTF8.self)), let whole = Int64(exactly: number)
+            else { return nil }
             return Array(String(whole).utf8)
         }
         guard let text = value.string, text.utf8.first != UInt8(ascii: "+"), let whole = Int64(text) else { return nil }
@@ -519,7 +529,9 @@ func appendWithoutNulls(_ value: ArraySlice<UInt8>, to out: inout [UInt8]) {
         case UInt8(ascii: "\""):
             let start = position
             position += 1
-            while position < value.endIndex, value[position] != UInt8(ascii: "\"") { position += value[position] == UInt8(ascii: "\\") ? 2 : 1 }
+            while position < value.endIndex, value[position] != UInt8(ascii: "\"") {
+                position += value[position] == UInt8(ascii: "\\") ? 2 : 1
+            }
             position = min(position + 1, value.endIndex)
             if let container = open.last, container.isObject, container.expectsKey {
                 open[open.count - 1].memberStart = out.count
@@ -559,7 +571,9 @@ private func containsNull(_ value: ArraySlice<UInt8>) -> Bool {
     value.withUnsafeBufferPointer { bytes in
         guard bytes.count >= 4 else { return false }
         for position in 0...bytes.count - 4 where bytes[position] == UInt8(ascii: "n") {
-            if bytes[position + 1] == UInt8(ascii: "u"), bytes[position + 2] == UInt8(ascii: "l"), bytes[position + 3] == UInt8(ascii: "l") {
+            if bytes[position + 1] == UInt8(ascii: "u"), bytes[position + 2] == UInt8(ascii: "l"),
+                bytes[position + 3] == UInt8(ascii: "l")
+            {
                 return true
             }
         }

@@ -1,5 +1,5 @@
-// One trace in a few lines (`traces.md` §4). In: a forest. Out: every field of a `TraceSummary` as a Swift value; the API
-// layer renders it, filters test it. Called by the query side only: summaries are never stored.
+// One trace in a few lines (`traces.md` §4). In: a forest. Out: every field of a `TraceSummary` as a Swift value; the
+// API layer renders it, filters test it. Called by the query side only: summaries are never stored.
 
 import Segments
 
@@ -63,7 +63,9 @@ public struct UserSummary: Sendable, Equatable {
 extension TraceSummary {
     /// Nil when the trace has no root, that is, no segment.
     public init?(forest: Forest) {
-        guard forest.root >= 0, let startTime = forest.earliestStart, let clientService = forest.clientService else { return nil }
+        guard forest.root >= 0, let startTime = forest.earliestStart, let clientService = forest.clientService else {
+            return nil
+        }
         let root = forest[forest.root]
         let outcome = root.outcome
         let inOrder = forest.attachedInOrder()
@@ -77,7 +79,8 @@ extension TraceSummary {
         self.hasThrottle = outcome.isThrottle
         self.isPartial = forest.isPartial
         self.http = HTTPSummary(
-            url: root.http?.url, method: root.http?.method, userAgent: root.http?.userAgent, clientIP: root.http?.clientIP,
+            url: root.http?.url, method: root.http?.method, userAgent: root.http?.userAgent,
+            clientIP: root.http?.clientIP,
             status: root.httpStatus)
         self.annotations = TraceSummary.annotations(of: forest)
         self.entryPoint = forest.service(ofSegment: forest.root)
@@ -133,7 +136,8 @@ extension TraceSummary {
             result[position].values.insert(service, under: carrier.value)
         }
         return result.map { key, values in
-            AnnotationSummary(key: key, values: values.groups.map { .init(value: $0.key, serviceIDs: $0.members.values) })
+            AnnotationSummary(
+                key: key, values: values.groups.map { .init(value: $0.key, serviceIDs: $0.members.values) })
         }
     }
 }
