@@ -156,7 +156,8 @@ extension Contributions {
         forEachLinkInUse(of: forest.trace) { index, link in
             guard let facts = links[link] else { return }
             observe(
-                link: facts, toSegment: index, entities, rootStart: rootStart, sign: sign, showsOpenEntities: showsOpenEntities)
+                link: facts, toSegment: index, entities, rootStart: rootStart, sign: sign,
+                showsOpenEntities: showsOpenEntities)
         }
     }
 
@@ -179,7 +180,8 @@ extension Contributions {
                 while scratch.reportedIn.count <= Int(node) { scratch.reportedIn.append(0) }
                 scratch.reportedIn[Int(node)] = scratch.trace
             } else if entities[index].entity.namespace != .none, entities[index].entity.kind == .subsegment,
-                forest.isAttached(Int32(index)), !forest.isResolvedCall(Int32(index)) {
+                forest.isAttached(Int32(index)), !forest.isResolvedCall(Int32(index))
+            {
                 // A leaf call, asked field by field: `isLeafCall` copies the entity where it is not inlined.
                 let label = inferredLabel(of: entities + index)
                 scratch.nodeOf.append(
@@ -200,7 +202,8 @@ extension Contributions {
         guard call.pointee.entity.namespace == .aws else {
             return tables.label(nameNumber: tables.strings.intern(call.pointee.entity.name), typeNumber: remoteType)
         }
-        let service = InferredService(name: call.pointee.entity.name, namespace: .aws, awsCall: call.pointee.entity.awsCall)
+        let service = InferredService(
+            name: call.pointee.entity.name, namespace: .aws, awsCall: call.pointee.entity.awsCall)
         return tables.label(name: service.name, type: service.type)
     }
 
@@ -216,7 +219,8 @@ extension Contributions {
         rootStart: Int64, sign: Int8, showsOpenEntities: Bool
     ) {
         append(
-            subject: node, entity: index, entities, duration: duration, isObserved: isObserved, flags: flags(ofDestination: node),
+            subject: node, entity: index, entities, duration: duration, isObserved: isObserved,
+            flags: flags(ofDestination: node),
             rootStart: rootStart, sign: sign, showsOpenEntities: showsOpenEntities)
     }
 
@@ -229,7 +233,8 @@ extension Contributions {
         let edge = tables.edge(from: source, to: destination, isLink: false)
         let flags = flags(ofDestination: destination) | flags(ofDestination: source) >> 2
         let second = append(
-            subject: edge | Observation.edgeBit, entity: index, entities, duration: 0, isObserved: isObserved, flags: flags,
+            subject: edge | Observation.edgeBit, entity: index, entities, duration: 0, isObserved: isObserved,
+            flags: flags,
             rootStart: rootStart, sign: sign, showsOpenEntities: showsOpenEntities)
         return second.map { (edge, $0) }
     }
@@ -241,17 +246,20 @@ extension Contributions {
     ) -> Int64? {
         if isObserved, let end = entities[index].entity.end {
             let second = floorDivide(end, by: 1_000_000)
-            observations.append(Observation(
-                second: second, rootStart: rootStart, response: max(0, end &- entities[index].entity.start),
-                duration: duration, subject: subject, outcome: entities[index].entity.outcome.countedAs.rawValue,
-                flags: flags, sign: sign, isLink: false))
+            observations.append(
+                Observation(
+                    second: second, rootStart: rootStart, response: max(0, end &- entities[index].entity.start),
+                    duration: duration, subject: subject, outcome: entities[index].entity.outcome.countedAs.rawValue,
+                    flags: flags, sign: sign, isLink: false))
             return second
         }
         guard showsOpenEntities else { return nil }
         let second = floorDivide(entities[index].entity.start, by: 1_000_000)
-        observations.append(Observation(
-            second: second, rootStart: rootStart, response: 0, duration: 0, subject: subject, outcome: Observation.noClass,
-            flags: flags, sign: sign, isLink: false))
+        observations.append(
+            Observation(
+                second: second, rootStart: rootStart, response: 0, duration: 0, subject: subject,
+                outcome: Observation.noClass,
+                flags: flags, sign: sign, isLink: false))
         return second
     }
 
@@ -280,16 +288,19 @@ extension Contributions {
             return
         }
         let observed = observe(
-            edgeFrom: scratch.nodeOf[caller], to: node, at: above, entities, isObserved: !entities[caller].entity.isOpen,
+            edgeFrom: scratch.nodeOf[caller], to: node, at: above, entities,
+            isObserved: !entities[caller].entity.isOpen,
             rootStart: rootStart, sign: sign, showsOpenEntities: showsOpenEntities)
         guard let observed else { return }
-        sightings.append(Sighting(
-            second: observed.second, start: entities[above].entity.start, id: entities[above].entity.id.rawValue,
-            edge: observed.edge, alias: inferredLabel(of: entities + above), count: Int64(sign)))
+        sightings.append(
+            Sighting(
+                second: observed.second, start: entities[above].entity.start, id: entities[above].entity.id.rawValue,
+                edge: observed.edge, alias: inferredLabel(of: entities + above), count: Int64(sign)))
     }
 
     private mutating func observe(
-        link facts: LinkFacts, toSegment index: Int, _ entities: UnsafePointer<TraceEntity>, rootStart: Int64, sign: Int8,
+        link facts: LinkFacts, toSegment index: Int, _ entities: UnsafePointer<TraceEntity>, rootStart: Int64,
+        sign: Int8,
         showsOpenEntities: Bool
     ) {
         guard showsOpenEntities || !entities[index].entity.isOpen else { return }
@@ -303,11 +314,12 @@ extension Contributions {
         let start = entities[index].entity.start
         let age = facts.targetEnd.map { max(0, start &- $0) } ?? Observation.noAge
         let end = entities[index].entity.end
-        observations.append(Observation(
-            second: floorDivide(end ?? start, by: 1_000_000), rootStart: rootStart,
-            response: end == nil ? Observation.noAge : age, duration: facts.rootStartSecond,
-            subject: edge | Observation.edgeBit,
-            outcome: end == nil ? Observation.noClass : entities[index].entity.outcome.countedAs.rawValue,
-            flags: flags, sign: sign, isLink: true))
+        observations.append(
+            Observation(
+                second: floorDivide(end ?? start, by: 1_000_000), rootStart: rootStart,
+                response: end == nil ? Observation.noAge : age, duration: facts.rootStartSecond,
+                subject: edge | Observation.edgeBit,
+                outcome: end == nil ? Observation.noClass : entities[index].entity.outcome.countedAs.rawValue,
+                flags: flags, sign: sign, isLink: true))
     }
 }

@@ -68,7 +68,9 @@ struct GraphGroup {
             presences.sort { ($0.flags, $0.rootStart) < ($1.flags, $1.rootStart) }
             var kept = 0
             for index in 1..<presences.count {
-                if presences[index].flags == presences[kept].flags, presences[index].rootStart == presences[kept].rootStart {
+                if presences[index].flags == presences[kept].flags,
+                    presences[index].rootStart == presences[kept].rootStart
+                {
                     presences[kept].count &+= presences[index].count
                 } else {
                     kept += 1
@@ -125,19 +127,22 @@ struct GraphGroup {
             let source = observation.flags & (Flags.sourceIsActive | Flags.sourceIsRoot)
             let destination = observation.flags & (Flags.destinationIsActive | Flags.destinationIsRoot)
             presences.append(Presence(rootStart: observation.duration, flags: source | Flags.sourceOnly, count: count))
-            presences.append(Presence(rootStart: observation.rootStart, flags: destination | Flags.destinationOnly, count: count))
+            presences.append(
+                Presence(rootStart: observation.rootStart, flags: destination | Flags.destinationOnly, count: count))
         } else {
             presences.append(Presence(rootStart: observation.rootStart, flags: observation.flags, count: count))
         }
         guard observation.outcome != Contributions.Observation.noClass else { return }
         outcomes[Int(observation.outcome)] &+= count
         if observation.response >= 0 {
-            responses.append(Bucket(
-                bucket: HistogramBucket.of(observation.response), count: count, sum: count &* observation.response))
+            responses.append(
+                Bucket(
+                    bucket: HistogramBucket.of(observation.response), count: count, sum: count &* observation.response))
         }
         if observation.subject & Contributions.Observation.edgeBit == 0 {
-            durations.append(Bucket(
-                bucket: HistogramBucket.of(observation.duration), count: count, sum: count &* observation.duration))
+            durations.append(
+                Bucket(
+                    bucket: HistogramBucket.of(observation.duration), count: count, sum: count &* observation.duration))
         }
     }
 }
@@ -202,7 +207,8 @@ struct BlockWriter {
         if group.isEmpty { return }
         if let single = Single(group, isNode: subject & Contributions.Observation.edgeBit == 0) {
             write(
-                single: subject, second: second, outcome: single.outcome, flags: single.flags, isNegative: single.isNegative,
+                single: subject, second: second, outcome: single.outcome, flags: single.flags,
+                isNegative: single.isNegative,
                 rootStart: single.rootStart, response: single.response, duration: single.duration)
             return
         }
@@ -254,9 +260,11 @@ struct BlockWriter {
         var duration: Micros
 
         init?(_ group: GraphGroup, isNode: Bool) {
-            guard group.presences.count == 1, group.responses.count == 1, group.durations.count == (isNode ? 1 : 0) else { return nil }
+            guard group.presences.count == 1, group.responses.count == 1, group.durations.count == (isNode ? 1 : 0)
+            else { return nil }
             let presence = group.presences[0]
-            guard presence.count == 1 || presence.count == -1, presence.flags < 16, !isNode || presence.flags & 3 == 0 else { return nil }
+            guard presence.count == 1 || presence.count == -1, presence.flags < 16, !isNode || presence.flags & 3 == 0
+            else { return nil }
             var outcome: UInt8?
             for candidate in 0..<4 where group.outcomes[candidate] != 0 {
                 guard outcome == nil, group.outcomes[candidate] == presence.count else { return nil }
@@ -265,7 +273,9 @@ struct BlockWriter {
             guard let outcome else { return nil }
             func value(_ bucket: GraphGroup.Bucket) -> Micros? {
                 let value = bucket.sum &* presence.count
-                guard bucket.count == presence.count, value >= 0, HistogramBucket.of(value) == bucket.bucket else { return nil }
+                guard bucket.count == presence.count, value >= 0, HistogramBucket.of(value) == bucket.bucket else {
+                    return nil
+                }
                 return value
             }
             guard let response = value(group.responses[0]) else { return nil }
@@ -291,7 +301,11 @@ struct BlockWriter {
         var usedNodes: [Int32] = []
         var usedEdges: [Int32] = []
         for entry in subjects {
-            if entry.subject & edgeBit == 0 { usedNodes.append(entry.subject) } else { usedEdges.append(entry.subject ^ edgeBit) }
+            if entry.subject & edgeBit == 0 {
+                usedNodes.append(entry.subject)
+            } else {
+                usedEdges.append(entry.subject ^ edgeBit)
+            }
         }
         usedEdges += sightings.map(\.edge)
         let edges = LocalIndex(usedEdges, ranks: order.edges)
@@ -301,7 +315,8 @@ struct BlockWriter {
             usedNodes.append(parts.destination)
         }
         let nodes = LocalIndex(usedNodes, ranks: order.nodes)
-        let labels = LocalIndex(nodes.members.map { tables.nodeParts($0).label } + sightings.map(\.alias), ranks: order.labels)
+        let labels = LocalIndex(
+            nodes.members.map { tables.nodeParts($0).label } + sightings.map(\.alias), ranks: order.labels)
         var usedStrings = nodes.members.map { tables.nodeParts($0).account }
         for label in labels.members {
             let parts = tables.labelParts(label)
@@ -356,7 +371,9 @@ struct BlockWriter {
         var start = 0
         while start < sightings.count {
             var end = start + 1
-            while end < sightings.count, sightings[end].edge == sightings[start].edge, sightings[end].alias == sightings[start].alias {
+            while end < sightings.count, sightings[end].edge == sightings[start].edge,
+                sightings[end].alias == sightings[start].alias
+            {
                 end += 1
             }
             runs.append(start..<end)
@@ -407,8 +424,10 @@ extension Contributions.Sighting {
         var kept: [Self] = []
         kept.reserveCapacity(sightings.count)
         for sighting in sightings {
-            if let last = kept.last, last.edge == sighting.edge, last.alias == sighting.alias, last.second == sighting.second,
-                last.start == sighting.start, last.id == sighting.id {
+            if let last = kept.last, last.edge == sighting.edge, last.alias == sighting.alias,
+                last.second == sighting.second,
+                last.start == sighting.start, last.id == sighting.id
+            {
                 kept[kept.count - 1].count &+= sighting.count
                 if kept[kept.count - 1].count == 0 { kept.removeLast() }
             } else if sighting.count != 0 {
@@ -450,7 +469,8 @@ extension Contributions {
                 if end == next + 1, !first.isLink, first.outcome != Observation.noClass {
                     writer.write(
                         single: first.subject, second: first.second, outcome: first.outcome, flags: first.flags,
-                        isNegative: first.sign < 0, rootStart: first.rootStart, response: first.response, duration: first.duration)
+                        isNegative: first.sign < 0, rootStart: first.rootStart, response: first.response,
+                        duration: first.duration)
                 } else {
                     group.removeAll()
                     for position in next..<end { group.add(observations[Int(sorted[position])]) }
@@ -502,7 +522,8 @@ extension Contributions {
         }
         for (index, observation) in observations.enumerated() {
             let isEdge = observation.subject & Observation.edgeBit != 0
-            let place = isEdge
+            let place =
+                isEdge
                 ? nodeCount + UInt64(order.edges[Int(observation.subject ^ Observation.edgeBit)])
                 : UInt64(order.nodes[Int(observation.subject)])
             let minute = minuteRanks[Int(numbered[index])]

@@ -42,14 +42,18 @@ struct BlockReader {
     }
 
     /// Only what stands before the tables.
-    static func span(of bytes: [UInt8]) throws(GraphBlockError) -> (base: Int64, span: Int64, hasNegatives: Bool, isRollUp: Bool) {
+    static func span(of bytes: [UInt8]) throws(GraphBlockError) -> (
+        base: Int64, span: Int64, hasNegatives: Bool, isRollUp: Bool
+    ) {
         try bytes.withUnsafeBufferPointer { buffer throws(GraphBlockError) in
             var reader = BlockReader(UnsafeRawBufferPointer(buffer))
             return try reader.preamble()
         }
     }
 
-    private mutating func preamble() throws(GraphBlockError) -> (base: Int64, span: Int64, hasNegatives: Bool, isRollUp: Bool) {
+    private mutating func preamble() throws(GraphBlockError) -> (
+        base: Int64, span: Int64, hasNegatives: Bool, isRollUp: Bool
+    ) {
         guard try reader.byte() == GraphBlock.Format.version else { throw .corrupt }
         let flags = try reader.byte()
         guard flags < 4 else { throw .corrupt }
@@ -58,13 +62,15 @@ struct BlockReader {
         let bound: Int64 = 1 << 50
         guard base > -bound, base < bound, span > 0, span <= 1_000_000_000 else { throw .corrupt }
         return (
-            base, Int64(span), flags & GraphBlock.Format.hasNegatives != 0, flags & GraphBlock.Format.isRollUp != 0)
+            base, Int64(span), flags & GraphBlock.Format.hasNegatives != 0, flags & GraphBlock.Format.isRollUp != 0
+        )
     }
 
     private mutating func header() throws(GraphBlockError) -> BlockHeader {
         let (base, span, hasNegatives, isRollUp) = try preamble()
         var header = BlockHeader(
-            base: base, span: span, hasNegatives: hasNegatives, isRollUp: isRollUp, strings: [], labels: [], nodes: [], edges: [])
+            base: base, span: span, hasNegatives: hasNegatives, isRollUp: isRollUp, strings: [], labels: [], nodes: [],
+            edges: [])
         for _ in 0..<(try reader.count(bytesEach: 1)) { header.strings.append(try reader.text()) }
         for _ in 0..<(try reader.count(bytesEach: 2)) {
             let name = try reader.index(below: header.strings.count)
@@ -88,13 +94,15 @@ struct BlockReader {
         for node in header.nodes.indices {
             for _ in 0..<(try reader.count(bytesEach: 2)) {
                 let second = try second(in: header)
-                try readGroup(second: second, isNode: true, isWanted: visitor.beginGroup(node: node, second: second), &visitor)
+                try readGroup(
+                    second: second, isNode: true, isWanted: visitor.beginGroup(node: node, second: second), &visitor)
             }
         }
         for edge in header.edges.indices {
             for _ in 0..<(try reader.count(bytesEach: 2)) {
                 let second = try second(in: header)
-                try readGroup(second: second, isNode: false, isWanted: visitor.beginGroup(edge: edge, second: second), &visitor)
+                try readGroup(
+                    second: second, isNode: false, isWanted: visitor.beginGroup(edge: edge, second: second), &visitor)
             }
         }
         for _ in 0..<(try reader.count(bytesEach: 3)) {
@@ -132,7 +140,8 @@ struct BlockReader {
             let duration = hasDuration ? Int64(bitPattern: try reader.unsigned()) : response
             guard isWanted else { return }
             visitor.presence(
-                flags: UInt8(truncatingIfNeeded: isNode ? (header >> 4 & 3) << 2 : header >> 4), rootStart: rootStart, count: count)
+                flags: UInt8(truncatingIfNeeded: isNode ? (header >> 4 & 3) << 2 : header >> 4), rootStart: rootStart,
+                count: count)
             visitor.outcome(Int(truncatingIfNeeded: header >> 2 & 3), count: count)
             visitor.response(bucket: HistogramBucket.of(response), count: count, sum: count &* response)
             if isNode { visitor.duration(bucket: HistogramBucket.of(duration), count: count, sum: count &* duration) }
@@ -180,7 +189,9 @@ struct BlockNumbers {
             tables.label(nameNumber: strings[label.name], typeNumber: label.type < 0 ? -1 : strings[label.type])
         }
         nodes.reserveCapacity(header.nodes.count)
-        for node in header.nodes { nodes.append(tables.node(label: labels[node.label], account: strings[node.account])) }
+        for node in header.nodes {
+            nodes.append(tables.node(label: labels[node.label], account: strings[node.account]))
+        }
         edges.reserveCapacity(header.edges.count)
         for edge in header.edges {
             edges.append(tables.edge(from: nodes[edge.source], to: nodes[edge.destination], isLink: edge.isLink))
@@ -268,7 +279,8 @@ private struct BlockMerger: BlockVisitor {
 
     private mutating func beginGroup(_ subject: Int32, second: Int64) -> Bool {
         // The presence of a roll-up is that of whole seconds until its extremes are taken: seconds go only at the end.
-        groups.append(Group(subject: subject, second: isRollUp ? base : second, start: entries.count, end: entries.count))
+        groups.append(
+            Group(subject: subject, second: isRollUp ? base : second, start: entries.count, end: entries.count))
         return true
     }
 
@@ -300,9 +312,11 @@ private struct BlockMerger: BlockVisitor {
     }
 
     mutating func sighting(edge: Int, label: Int, second: Int64, start: Micros, id: UInt64, count: Int64) {
-        sightings.append(Contributions.Sighting(
-            second: isRollUp ? base : second, start: start, id: id, edge: numbers.edges[edge], alias: numbers.labels[label],
-            count: count))
+        sightings.append(
+            Contributions.Sighting(
+                second: isRollUp ? base : second, start: start, id: id, edge: numbers.edges[edge],
+                alias: numbers.labels[label],
+                count: count))
     }
 
     consuming func finish() -> GraphBlock? {
@@ -311,8 +325,10 @@ private struct BlockMerger: BlockVisitor {
         let nodeCount = UInt64(tables.nodes.keys.count)
         let base = base
         let keys = groups.map { group in
-            let place = group.subject & edgeBit == 0
-                ? UInt64(order.nodes[Int(group.subject)]) : nodeCount + UInt64(order.edges[Int(group.subject ^ edgeBit)])
+            let place =
+                group.subject & edgeBit == 0
+                ? UInt64(order.nodes[Int(group.subject)])
+                : nodeCount + UInt64(order.edges[Int(group.subject ^ edgeBit)])
             return place << 30 | UInt64(group.second - base)
         }
         let sorted = radixSorted(keys)
@@ -325,7 +341,9 @@ private struct BlockMerger: BlockVisitor {
             while next < sorted.count {
                 let group = groups[Int(sorted[next])]
                 if group.subject != first.subject || group.second != first.second { break }
-                for entry in entries[group.start..<group.end] { sum.add(entry.kind, entry.flags, entry.key, entry.count, entry.sum) }
+                for entry in entries[group.start..<group.end] {
+                    sum.add(entry.kind, entry.flags, entry.key, entry.count, entry.sum)
+                }
                 next += 1
             }
             sum.normalize()

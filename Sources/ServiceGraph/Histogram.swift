@@ -144,7 +144,9 @@ struct BucketTable {
             var buckets: [BucketSum] = []
             for page in directory[Int(first)..<(Int(first) + Self.pagesPerHistogram)] where page >= 0 {
                 let start = Int(page) << Int(Self.pageBits)
-                for bucket in pages[start..<(start + (1 << Int(Self.pageBits)))] where bucket.count > 0 { buckets.append(bucket) }
+                for bucket in pages[start..<(start + (1 << Int(Self.pageBits)))] where bucket.count > 0 {
+                    buckets.append(bucket)
+                }
             }
             return buckets
         }

@@ -155,7 +155,8 @@ struct GraphTables {
     }
 
     mutating func edge(from source: Int32, to destination: Int32, isLink: Bool) -> Int32 {
-        edges.intern(UInt64(UInt32(bitPattern: source)) << 32 | UInt64(UInt32(bitPattern: destination)) << 1 | (isLink ? 1 : 0))
+        edges.intern(
+            UInt64(UInt32(bitPattern: source)) << 32 | UInt64(UInt32(bitPattern: destination)) << 1 | (isLink ? 1 : 0))
     }
 
     func labelParts(_ label: Int32) -> (name: Int32, type: Int32) {
@@ -186,7 +187,9 @@ struct CanonicalOrder {
         let texts = tables.strings.strings
         strings = Self.ranks(count: texts.count) { ExactString(texts[$0]) < ExactString(texts[$1]) }
         let stringRanks = strings
-        func packed(_ high: Int32, _ low: Int32) -> UInt64 { UInt64(UInt32(bitPattern: high)) << 32 | UInt64(UInt32(bitPattern: low)) }
+        func packed(_ high: Int32, _ low: Int32) -> UInt64 {
+            UInt64(UInt32(bitPattern: high)) << 32 | UInt64(UInt32(bitPattern: low))
+        }
         let labelKeys = tables.labels.keys.indices.map { index in
             let parts = tables.labelParts(Int32(index))
             return packed(stringRanks[Int(parts.name)], parts.type < 0 ? 0 : stringRanks[Int(parts.type)] + 1)

@@ -78,7 +78,8 @@ public func linkFacts(of target: EntityID, in producer: Forest, rootIsLinked: Bo
         let entity = producer[index]
         let account = ExactString(entity.accountID ?? receiving)
         guard entity.kind == .subsegment else {
-            return NodeIdentity(name: ExactString(entity.name), type: entity.origin.map { ExactString($0) }, account: account)
+            return NodeIdentity(
+                name: ExactString(entity.name), type: entity.origin.map { ExactString($0) }, account: account)
         }
         let service = InferredService(of: entity)
         return NodeIdentity(name: ExactString(service.name), type: ExactString(service.type), account: account)
@@ -92,7 +93,8 @@ public func linkFacts(of target: EntityID, in producer: Forest, rootIsLinked: Bo
         node = producer.owner[Int(found)]
     }
     let source = identity(node)
-    let isActive = producer[node].kind == .segment
+    let isActive =
+        producer[node].kind == .segment
         || (0..<Int32(producer.count)).contains { producer.isSegment($0) && identity($0) == source }
     return LinkFacts(
         source: source,
@@ -135,8 +137,10 @@ extension LinkFacts {
             let account = try reader.text()
             guard reader.isAtEnd else { throw .corrupt }
             return LinkFacts(
-                source: NodeIdentity(name: ExactString(name), type: type.map { ExactString($0) }, account: ExactString(account)),
-                sourceIsActive: flags & 1 != 0, sourceIsRoot: flags & 2 != 0, rootStartSecond: rootStart, targetEnd: end)
+                source: NodeIdentity(
+                    name: ExactString(name), type: type.map { ExactString($0) }, account: ExactString(account)),
+                sourceIsActive: flags & 1 != 0, sourceIsRoot: flags & 2 != 0, rootStartSecond: rootStart, targetEnd: end
+            )
         }
         guard let decoded else { return nil }
         self = decoded

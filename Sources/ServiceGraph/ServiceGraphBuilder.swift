@@ -242,7 +242,9 @@ private struct GraphSums: BlockVisitor {
                 state: isActive ? .active : type == "remote" ? .passive : .unknown,
                 startTime: showsTimes ? starts.first : nil,
                 endTime: showsTimes ? starts.last &+ 1 : nil,
-                edges: out.map { edge($0, sourceStarts: starts, order, references, histograms, aliasesOf, showsTimes: showsTimes) },
+                edges: out.map {
+                    edge($0, sourceStarts: starts, order, references, histograms, aliasesOf, showsTimes: showsTimes)
+                },
                 statistics: type == "client" && !isActive
                     ? nil : statistics(ofNode: node, nodes[node].outcomes, histograms))
         }
@@ -280,10 +282,14 @@ private struct GraphSums: BlockVisitor {
 
     /// By the start, then the id, of the earliest call of each.
     private func aliasesInOrder(_ keys: [UInt64], _ order: CanonicalOrder) -> [GraphEdge.Alias] {
-        let sorted = keys.compactMap { key in aliases[key].map { (label: Int32(truncatingIfNeeded: key & 0xffff_ffff), first: $0) } }
-            .sorted { a, b in
-                (a.first.start, a.first.id, order.labels[Int(a.label)]) < (b.first.start, b.first.id, order.labels[Int(b.label)])
-            }
+        let sorted = keys.compactMap { key in
+            aliases[key].map { (label: Int32(truncatingIfNeeded: key & 0xffff_ffff), first: $0) }
+        }
+        .sorted { a, b in
+            (a.first.start, a.first.id, order.labels[Int(a.label)]) < (
+                b.first.start, b.first.id, order.labels[Int(b.label)]
+            )
+        }
         return sorted.map { label, _ in
             let label = tables.labelParts(label)
             return GraphEdge.Alias(

@@ -52,7 +52,9 @@ public struct NodeStatistics: Sendable, Equatable {
     public var durationHistogram: [HistogramEntry]
     public var responseTimeHistogram: [HistogramEntry]
 
-    public init(summary: SummaryStatistics, durationHistogram: [HistogramEntry], responseTimeHistogram: [HistogramEntry]) {
+    public init(
+        summary: SummaryStatistics, durationHistogram: [HistogramEntry], responseTimeHistogram: [HistogramEntry]
+    ) {
         self.summary = summary
         self.durationHistogram = durationHistogram
         self.responseTimeHistogram = responseTimeHistogram
@@ -84,7 +86,8 @@ public struct GraphEdge: Sendable, Equatable {
     public var aliases: [Alias]
 
     public init(
-        referenceID: Int, startTime: Int64? = nil, endTime: Int64? = nil, summary: SummaryStatistics, isLink: Bool = false,
+        referenceID: Int, startTime: Int64? = nil, endTime: Int64? = nil, summary: SummaryStatistics,
+        isLink: Bool = false,
         histogram: [HistogramEntry], aliases: [Alias] = []
     ) {
         self.referenceID = referenceID

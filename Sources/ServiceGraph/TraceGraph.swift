@@ -11,7 +11,8 @@ public func traceGraph(of forests: [Forest], account: AccountID) -> ServiceGraph
     for (number, forest) in forests.enumerated() { numberOf[forest.trace.id] = number }
     func producer(of link: Link) -> Int? {
         guard let number = numberOf[link.traceID], let target = forests[number].trace.indexes[link.entityID],
-            forests[number].isAttached(target) else { return nil }
+            forests[number].isAttached(target)
+        else { return nil }
         return number
     }
     let isRootLinked = forests.map { forest in rootIsLinked(forest) { producer(of: $0) != nil } }

@@ -35,9 +35,10 @@ public struct TraceGenerator: Sendable {
         self.oddities = oddities
     }
 
-    /// `count` traces; some consumers link to entities of traces made before.
+    /// `count` traces; some consumers link to entities of earlier ones among them.
     public mutating func traces(_ count: Int, startSecond: Int64) -> [GeneratedTrace] {
-        (0..<count).map { _ in trace(startSecond: startSecond) }
+        made = []
+        return (0..<count).map { _ in trace(startSecond: startSecond) }
     }
 
     /// All documents of some traces in a random order, some of them twice.
@@ -77,11 +78,13 @@ extension TraceGenerator {
     }
 
     private static let services: [(name: String, origin: String?)] = [
-        ("web", "AWS::EC2::Instance"), ("orders", "AWS::ECS::Container"), ("billing", nil), ("stock", "AWS::EKS::Container"),
+        ("web", "AWS::EC2::Instance"), ("orders", "AWS::ECS::Container"), ("billing", nil),
+        ("stock", "AWS::EKS::Container"),
         ("worker", "AWS::Lambda"), ("worker", "AWS::Lambda::Function"), ("caf\u{e9}", nil),
     ]
     private static let oddServices: [(name: String, origin: String?)] = [
-        ("cafe\u{301}", nil), ("web", "client"), ("pay.example.com", "remote"), ("jobs", "AWS::DynamoDB::Table"), ("web", nil),
+        ("cafe\u{301}", nil), ("web", "client"), ("pay.example.com", "remote"), ("jobs", "AWS::DynamoDB::Table"),
+        ("web", nil),
     ]
     private static let awsCalls = [
         #""name":"DynamoDB","aws":{"operation":"GetItem","table_name":"orders-table"}"#,
@@ -113,12 +116,13 @@ extension TraceGenerator {
 
     public mutating func trace(startSecond: Int64) -> GeneratedTrace {
         let id = "1-" + hex(8) + "-" + hex(24)
-        let start = (startSecond + Int64.random(in: 0..<spreadSeconds, using: &random)) * 1_000_000
+        let start =
+            (startSecond + Int64.random(in: 0..<spreadSeconds, using: &random)) * 1_000_000
             + Int64.random(in: 0..<1_000_000, using: &random)
         var segments: [Node] = []
         addSegment(to: &segments, parentID: isOdd() ? hex(16) : nil, start: start, depth: 0)
         if isOdd() { addSegment(to: &segments, parentID: nil, start: start + 500, depth: 2) }
-        if random.chance(15) || isOdd() { link(&segments[0]) }
+        if random.chance(25) { link(&segments[random.chance(80) ? 0 : segments.count - 1]) }
         var documents: [String] = []
         for segment in segments { emit(segment, traceID: id, into: &documents) }
         if isOdd(), documents.count > 1 { documents.remove(at: Int.random(in: 0..<documents.count, using: &random)) }
@@ -155,7 +159,8 @@ extension TraceGenerator {
 
     private mutating func addSegment(to segments: inout [Node], parentID: String?, start: Int64, depth: Int) {
         let service = isOdd() ? random.pick(Self.oddServices) : random.pick(Self.services)
-        var node = Node(id: hex(16), name: service.name, start: start, end: end(after: start), isSegment: true, parentID: parentID)
+        var node = Node(
+            id: hex(16), name: service.name, start: start, end: end(after: start), isSegment: true, parentID: parentID)
         if let origin = service.origin { node.fields.append(#""origin":"\#(origin)""#) }
         if random.chance(5) { node.fields.append(#""aws":{"account_id":"444455556666"}"#) }
         node.fields += outcome()
@@ -183,7 +188,9 @@ extension TraceGenerator {
             default:
                 call.name = random.pick(Self.hosts)
                 call.fields.append(#""namespace":"remote""#)
-                if random.chance(65) { addSegment(to: &segments, parentID: call.id, start: at + 1_000, depth: depth + 1) }
+                if random.chance(65) {
+                    addSegment(to: &segments, parentID: call.id, start: at + 1_000, depth: depth + 1)
+                }
                 if isOdd() { addSegment(to: &segments, parentID: call.id, start: at + 1_000, depth: depth + 1) }
                 if isOdd() { call.children = calls(below: call.id, from: at, depth: depth + 1, segments: &segments) }
             }
@@ -251,12 +258,16 @@ extension TraceGenerator {
         let head = #""trace_id":"\#(traceID)","name":"loop","start_time":\#(Self.seconds(segments[0].start))"#
         let a = hex(16)
         let b = hex(16)
-        documents.append(#"{\#(head),"id":"\#(a)","parent_id":"\#(b)","end_time":\#(Self.seconds(segments[0].start + 9_000))}"#)
-        documents.append(#"{\#(head),"id":"\#(b)","parent_id":"\#(a)","end_time":\#(Self.seconds(segments[0].start + 8_000))}"#)
+        documents.append(
+            #"{\#(head),"id":"\#(a)","parent_id":"\#(b)","end_time":\#(Self.seconds(segments[0].start + 9_000))}"#)
+        documents.append(
+            #"{\#(head),"id":"\#(b)","parent_id":"\#(a)","end_time":\#(Self.seconds(segments[0].start + 8_000))}"#)
         // A second, different completion of an id; and a subsegment that is its own parent.
         documents.append(
-            #"{\#(head),"id":"\#(segments[0].id)","end_time":\#(Self.seconds(segments[0].start + 7_000)),"fault":true}"#)
+            #"{\#(head),"id":"\#(segments[0].id)","end_time":\#(Self.seconds(segments[0].start + 7_000)),"fault":true}"#
+        )
         let c = hex(16)
-        documents.append(#"{\#(head),"type":"subsegment","id":"\#(c)","parent_id":"\#(c)","namespace":"remote","in_progress":true}"#)
+        documents.append(
+            #"{\#(head),"type":"subsegment","id":"\#(c)","parent_id":"\#(c)","namespace":"remote","in_progress":true}"#)
     }
 }

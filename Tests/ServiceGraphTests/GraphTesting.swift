@@ -39,7 +39,8 @@ struct StoredTraces {
         var result: [Link: LinkFacts] = [:]
         for link in linksInUse(of: trace) {
             guard let producer = traces[link.traceID].map({ Forest($0) }) else { continue }
-            result[link] = linkFacts(of: link.entityID, in: producer, rootIsLinked: rootIsLinked(producer, isResolved: isStored))
+            result[link] = linkFacts(
+                of: link.entityID, in: producer, rootIsLinked: rootIsLinked(producer, isResolved: isStored))
         }
         return result
     }

@@ -77,7 +77,8 @@ struct ReferenceGraph {
             return showsOpen ? Observation(ends: ends, second: 0) : nil
         }
         return Observation(
-            ends: ends, second: Self.second(end), outcome: entity.outcome.countedAs, response: max(0, end - entity.start),
+            ends: ends, second: Self.second(end), outcome: entity.outcome.countedAs,
+            response: max(0, end - entity.start),
             duration: max(0, end - entity.start))
     }
 
@@ -125,13 +126,20 @@ struct ReferenceGraph {
         } else if index == forest.root, !rootIsLinked(forest) {
             var client = reported(segment)
             client.type = "client"
-            if let seen = observation([end(client, in: forest), node], of: segment, in: segment) { observations.append(seen) }
+            if let seen = observation([end(client, in: forest), node], of: segment, in: segment) {
+                observations.append(seen)
+            }
         }
         for link in segment.links {
             guard let (producer, target) = target(of: link) else { continue }
             let entity = producer[target]
-            let source = producer.isLeafCall(target) ? inferred(entity)
-                : reported(producer[producer.callees(of: target).first.flatMap { entity.isRemoteCall ? $0 : nil } ?? producer.owner[Int(target)]])
+            let source =
+                producer.isLeafCall(target)
+                ? inferred(entity)
+                : reported(
+                    producer[
+                        producer.callees(of: target).first.flatMap { entity.isRemoteCall ? $0 : nil }
+                            ?? producer.owner[Int(target)]])
             if var seen = observation([end(source, in: producer), node], of: segment, in: segment) {
                 seen.isLink = true
                 seen.response = 0
@@ -155,7 +163,11 @@ struct ReferenceGraph {
         for observation in seen { for end in observation.ends { ends[end.node, default: []].append(end) } }
         let nodes = ends.keys.sorted {
             if $0.name != $1.name { return $0.name < $1.name }
-            if $0.type != $1.type { return ($0.type?.value).map { ExactString("1" + $0) } ?? "0" < ($1.type?.value).map { ExactString("1" + $0) } ?? "0" }
+            if $0.type != $1.type {
+                return ($0.type?.value).map { ExactString("1" + $0) } ?? "0" < ($1.type?.value).map {
+                    ExactString("1" + $0)
+                } ?? "0"
+            }
             return $0.account < $1.account
         }
         let reference = Dictionary(uniqueKeysWithValues: nodes.enumerated().map { ($1, $0) })
@@ -168,21 +180,28 @@ struct ReferenceGraph {
             let isActive = traces.contains { $0.isActive }
             let starts = traces.map(\.rootStart)
             let out = edges.keys.filter { $0.source == node }.sorted {
-                ((reference[$0.destination] ?? 0), $0.isLink ? 1 : 0) < ((reference[$1.destination] ?? 0), $1.isLink ? 1 : 0)
+                ((reference[$0.destination] ?? 0), $0.isLink ? 1 : 0) < (
+                    (reference[$1.destination] ?? 0), $1.isLink ? 1 : 0
+                )
             }
             let graphEdges = out.map { key in
                 let on = edges[key] ?? []
                 let edgeStarts = key.isLink ? on.map { $0.ends[1].rootStart } : starts
                 var aliases: [GraphEdge.Alias] = []
                 for alias in on.compactMap(\.alias).sorted(by: { ($0.start, $0.id) < ($1.start, $1.id) })
-                where !aliases.contains(where: { ExactString($0.name) == ExactString(alias.name) && ExactString($0.type ?? "") == ExactString(alias.type) }) {
+                where !aliases.contains(where: {
+                    ExactString($0.name) == ExactString(alias.name)
+                        && ExactString($0.type ?? "") == ExactString(alias.type)
+                }) {
                     aliases.append(GraphEdge.Alias(name: alias.name, type: alias.type))
                 }
                 let completed = on.filter { $0.outcome != nil }
                 return GraphEdge(
                     referenceID: reference[key.destination] ?? -1, startTime: showsTimes ? edgeStarts.min() : nil,
-                    endTime: showsTimes ? edgeStarts.max().map { $0 + 1 } : nil, summary: Self.summary(on), isLink: key.isLink,
-                    histogram: Self.histogram(key.isLink ? completed.compactMap(\.age) : completed.map(\.response)), aliases: aliases)
+                    endTime: showsTimes ? edgeStarts.max().map { $0 + 1 } : nil, summary: Self.summary(on),
+                    isLink: key.isLink,
+                    histogram: Self.histogram(key.isLink ? completed.compactMap(\.age) : completed.map(\.response)),
+                    aliases: aliases)
             }
             let completed = at.filter { $0.outcome != nil }
             return GraphService(
@@ -192,9 +211,11 @@ struct ReferenceGraph {
                 state: isActive ? .active : node.type == "remote" ? .passive : .unknown,
                 startTime: showsTimes ? starts.min() : nil, endTime: showsTimes ? starts.max().map { $0 + 1 } : nil,
                 edges: graphEdges,
-                statistics: node.type == "client" && !isActive ? nil : NodeStatistics(
-                    summary: Self.summary(at), durationHistogram: Self.histogram(completed.map(\.duration)),
-                    responseTimeHistogram: Self.histogram(completed.map(\.response))))
+                statistics: node.type == "client" && !isActive
+                    ? nil
+                    : NodeStatistics(
+                        summary: Self.summary(at), durationHistogram: Self.histogram(completed.map(\.duration)),
+                        responseTimeHistogram: Self.histogram(completed.map(\.response))))
         }
         return ServiceGraphResult(services: services)
     }

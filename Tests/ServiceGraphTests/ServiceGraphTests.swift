@@ -7,14 +7,18 @@ import Testing
 import TraceAssembly
 
 private func segment(
-    _ id: String, _ name: String, _ start: String, _ end: String?, trace: Int = 1, parent: String? = nil, more: String = ""
+    _ id: String, _ name: String, _ start: String, _ end: String?, trace: Int = 1, parent: String? = nil,
+    more: String = ""
 ) -> String {
     #"{"trace_id":"1-00000000-\#(String(repeating: "0", count: 23))\#(trace)","id":"\#(id)","name":"\#(name)","start_time":\#(start),"#
-        + (end.map { #""end_time":\#($0)"# } ?? #""in_progress":true"#) + (parent.map { #","parent_id":"\#($0)""# } ?? "")
+        + (end.map { #""end_time":\#($0)"# } ?? #""in_progress":true"#)
+        + (parent.map { #","parent_id":"\#($0)""# } ?? "")
         + (more.isEmpty ? "" : "," + more) + "}"
 }
 
-private func call(_ id: String, _ name: String, _ start: String, _ end: String?, namespace: String = "remote", more: String = "") -> String {
+private func call(
+    _ id: String, _ name: String, _ start: String, _ end: String?, namespace: String = "remote", more: String = ""
+) -> String {
     #"{"id":"\#(id)","name":"\#(name)","start_time":\#(start),"#
         + (end.map { #""end_time":\#($0)"# } ?? #""in_progress":true"#) + #","namespace":"\#(namespace)""# + more + "}"
 }
@@ -61,8 +65,13 @@ extension ServiceGraphResult {
 @Suite struct WindowTests {
     // If this fails, adjacent windows count a request twice or not at all.
     @Test func `an observation belongs to the window that holds the second of its end`() throws {
-        let traces = try StoredTraces([segment("00000000000000a1", "web", "100.5", "160.999999"), segment("00000000000000a2", "web", "90", "161", trace: 2)])
-        func count(_ window: Range<Int64>) throws -> Int64? { try traces.graph(window).service("web")?.statistics?.summary.totalCount }
+        let traces = try StoredTraces([
+            segment("00000000000000a1", "web", "100.5", "160.999999"),
+            segment("00000000000000a2", "web", "90", "161", trace: 2),
+        ])
+        func count(_ window: Range<Int64>) throws -> Int64? {
+            try traces.graph(window).service("web")?.statistics?.summary.totalCount
+        }
         #expect(try count(160..<161) == 1)
         #expect(try count(100..<160) == nil)
         #expect(try count(161..<162) == 1)
@@ -75,7 +84,9 @@ extension ServiceGraphResult {
     // If this fails, the end of an edge is missing from the map when only the edge falls into the window.
     @Test func `a node is there with zero statistics when only an edge of it is observed`() throws {
         let traces = try StoredTraces([
-            segment("00000000000000a1", "web", "100", "130", more: subsegments(call("00000000000000a2", "orders.internal", "101", "120"))),
+            segment(
+                "00000000000000a1", "web", "100", "130",
+                more: subsegments(call("00000000000000a2", "orders.internal", "101", "120"))),
             segment("00000000000000a3", "orders", "102", "110", parent: "00000000000000a2"),
         ])
         let graph = try traces.graph(120..<121)
@@ -107,9 +118,13 @@ extension ServiceGraphResult {
     @Test func `a link lends each end the trace of its own side`() throws {
         let traces = try StoredTraces(exampleBDocuments)
         let graph = try traces.graph(1_700_000_005..<1_700_000_006)
-        #expect(graph.service("https://sqs.us-west-2.amazonaws.com/111122223333/jobs", "AWS::SQS::Queue")?.startTime == 1_700_000_000)
+        #expect(
+            graph.service("https://sqs.us-west-2.amazonaws.com/111122223333/jobs", "AWS::SQS::Queue")?.startTime
+                == 1_700_000_000)
         #expect(graph.service("worker", "AWS::Lambda")?.startTime == 1_700_000_005)
-        let edge = graph.edge(("https://sqs.us-west-2.amazonaws.com/111122223333/jobs", "AWS::SQS::Queue"), ("worker", "AWS::Lambda"), isLink: true)
+        let edge = graph.edge(
+            ("https://sqs.us-west-2.amazonaws.com/111122223333/jobs", "AWS::SQS::Queue"), ("worker", "AWS::Lambda"),
+            isLink: true)
         #expect(edge?.startTime == 1_700_000_005)
         #expect(graph.service("api")?.name == nil)
     }
@@ -118,7 +133,9 @@ extension ServiceGraphResult {
 @Suite struct RulingTests {
     // If this fails, running work is counted before it is known how it ends.
     @Test func `calls of an open segment are observed when it completes`() throws {
-        let open = segment("00000000000000a1", "web", "100", nil, more: subsegments(call("00000000000000a2", "S3", "101", "102", namespace: "aws")))
+        let open = segment(
+            "00000000000000a1", "web", "100", nil,
+            more: subsegments(call("00000000000000a2", "S3", "101", "102", namespace: "aws")))
         var traces = try StoredTraces([open])
         #expect(try traces.graph(nil).services.isEmpty)
         let drawn = traceGraph(of: traces.forests, account: testAccount)
@@ -134,7 +151,9 @@ extension ServiceGraphResult {
     // If this fails, a call that two segments answer is counted once, or both nodes lose their edge (R-25).
     @Test func `several segments under one call make one edge observation each`() throws {
         let traces = try StoredTraces([
-            segment("00000000000000a1", "web", "100", "103", more: subsegments(call("00000000000000a2", "jobs.internal", "101", "102.5"))),
+            segment(
+                "00000000000000a1", "web", "100", "103",
+                more: subsegments(call("00000000000000a2", "jobs.internal", "101", "102.5"))),
             segment("00000000000000a3", "jobs", "101", "102", parent: "00000000000000a2"),
             segment("00000000000000a4", "jobs", "102", "102.2", parent: "00000000000000a2"),
             segment("00000000000000a5", "audit", "102", "102.1", parent: "00000000000000a2"),
@@ -151,7 +170,9 @@ extension ServiceGraphResult {
     @Test func `a segment below an unattached call is joined when the call is attached`() throws {
         var traces = try StoredTraces([
             segment("00000000000000a3", "orders", "101", "102", parent: "00000000000000a2"),
-            segment("00000000000000a2", "orders.internal", "100.5", "102.5", parent: "00000000000000a1", more: #""type":"subsegment","namespace":"remote""#),
+            segment(
+                "00000000000000a2", "orders.internal", "100.5", "102.5", parent: "00000000000000a1",
+                more: #""type":"subsegment","namespace":"remote""#),
         ])
         #expect(try traces.graph(nil).services.map(\.name) == ["orders", "orders"])
         #expect(try traces.graph(nil).service("orders")?.isRoot == true)
@@ -180,9 +201,12 @@ extension ServiceGraphResult {
         let traces = try StoredTraces([
             segment(
                 "00000000000000a1", "web", "100", "103",
-                more: #""aws":{"account_id":"444455556666"},"# + subsegments(
-                    call("00000000000000a2", "S3", "101", "102", namespace: "aws"),
-                    call("00000000000000a3", "S3", "101", "102", namespace: "aws", more: #","aws":{"account_id":"777788889999"}"#)))
+                more: #""aws":{"account_id":"444455556666"},"#
+                    + subsegments(
+                        call("00000000000000a2", "S3", "101", "102", namespace: "aws"),
+                        call(
+                            "00000000000000a3", "S3", "101", "102", namespace: "aws",
+                            more: #","aws":{"account_id":"777788889999"}"#)))
         ])
         let graph = try traces.graph(nil)
         #expect(graph.services.map(\.accountID) == [nil, "777788889999", "444455556666", "444455556666"])
@@ -192,7 +216,8 @@ extension ServiceGraphResult {
     // If this fails, names that only look alike are one node.
     @Test func `names are compared by code point`() throws {
         let traces = try StoredTraces([
-            segment("00000000000000a1", "caf\u{e9}", "100", "101"), segment("00000000000000b1", "cafe\u{301}", "100", "101", trace: 2),
+            segment("00000000000000a1", "caf\u{e9}", "100", "101"),
+            segment("00000000000000b1", "cafe\u{301}", "100", "101", trace: 2),
         ])
         #expect(try traces.graph(nil).services.count == 4)
     }
@@ -203,7 +228,8 @@ extension ServiceGraphResult {
             segment(
                 "00000000000000a1", "web", "100", "130",
                 more: subsegments(
-                    call("00000000000000a2", "b.internal", "102", "110"), call("00000000000000a3", "a.internal", "103", "104"),
+                    call("00000000000000a2", "b.internal", "102", "110"),
+                    call("00000000000000a3", "a.internal", "103", "104"),
                     call("00000000000000a4", "a.internal", "101", "125"))),
             segment("00000000000000a5", "orders", "102", "103", parent: "00000000000000a2"),
             segment("00000000000000a6", "orders", "102", "103", parent: "00000000000000a3"),
@@ -236,13 +262,16 @@ extension ServiceGraphResult {
         edge = try traces.graph(nil).edge(("api", nil), ("worker", nil), isLink: true)
         #expect(edge?.histogram == [HistogramEntry(value: 0, count: 1)])
         // Among given traces only (R-28).
-        let alone = traceGraph(of: traces.forests.filter { $0.count == 1 && $0[0].name == "worker" }, account: testAccount)
+        let alone = traceGraph(
+            of: traces.forests.filter { $0.count == 1 && $0[0].name == "worker" }, account: testAccount)
         #expect(alone.services.map(\.type) == [nil, "client"])
     }
 
     // If this fails, a consumer in the middle of a chain of queues is drawn as an entry point.
     @Test func `a producer whose own root is linked lends no Root`() throws {
-        func link(_ trace: Int, _ id: String) -> String { #""links":[{"trace_id":"1-00000000-00000000000000000000000\#(trace)","id":"\#(id)"}]"# }
+        func link(_ trace: Int, _ id: String) -> String {
+            #""links":[{"trace_id":"1-00000000-00000000000000000000000\#(trace)","id":"\#(id)"}]"#
+        }
         let traces = try StoredTraces([
             segment("00000000000000a1", "first", "100", "101"),
             segment("00000000000000b1", "second", "110", "111", trace: 2, more: link(1, "00000000000000a1")),
@@ -258,7 +287,9 @@ extension ServiceGraphResult {
         let traces = try StoredTraces(exampleBDocuments)
         let facts = try #require(traces.forests.flatMap { traces.facts(for: $0.trace).values }.first)
         #expect(LinkFacts(decoding: facts.encoded) == facts)
-        for length in 0..<facts.encoded.count { #expect(LinkFacts(decoding: Array(facts.encoded.prefix(length))) == nil) }
+        for length in 0..<facts.encoded.count {
+            #expect(LinkFacts(decoding: Array(facts.encoded.prefix(length))) == nil)
+        }
         #expect(LinkFacts(decoding: facts.encoded + [0]) == nil)
     }
 
@@ -274,7 +305,8 @@ extension ServiceGraphResult {
                 let end = 1_000_000_000 + micros
                 let fraction = String(String(1_000_000 + end % 1_000_000).dropFirst())
                 let id = String(number, radix: 16)
-                return segment(String(repeating: "0", count: 16 - id.count) + id, "web", "1000", "\(end / 1_000_000).\(fraction)")
+                return segment(
+                    String(repeating: "0", count: 16 - id.count) + id, "web", "1000", "\(end / 1_000_000).\(fraction)")
             }
             let histogram = try StoredTraces(documents).graph(nil).service("web")?.statistics?.responseTimeHistogram
             #expect(histogram == ReferenceGraph.histogram(durations))
