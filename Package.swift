@@ -14,7 +14,7 @@ func module(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target 
 }
 
 func tests(of name: String, _ dependencies: [Target.Dependency] = []) -> Target {
-    .testTarget(name: name + "Tests", dependencies: [.init(stringLiteral: name), "Fixtures"] + dependencies, swiftSettings: settings)
+    .testTarget(name: name + "Tests", dependencies: [.init(stringLiteral: name)] + dependencies, swiftSettings: settings)
 }
 
 let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
@@ -85,6 +85,29 @@ let package = Package(
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
             swiftSettings: settings),
+
+        // Tests: one target per module. Tests/Acceptance holds what drives the built program with real clients.
+        .target(name: "Fixtures", path: "Tests/Fixtures", swiftSettings: settings),
+        tests(of: "JSONText"),
+        tests(of: "Segments", ["JSONText"]),
+        tests(of: "TraceAssembly", ["Fixtures", "Segments", "JSONText"]),
+        tests(of: "ServiceGraph", ["Fixtures", "Segments", "TraceAssembly"]),
+        tests(of: "AccessControl", ["Segments", crypto]),
+        tests(of: "XRayAPI", ["JSONText", "Segments", "TraceAssembly", "ServiceGraph"]),
+        tests(of: "Observability"),
+        tests(of: "PostgreSQL", ["PrivatePostgreSQL", logging]),
+        tests(of: "PrivatePostgreSQL", [logging]),
+        tests(of: "SegmentLog", ["PostgreSQL", "PrivatePostgreSQL", "Segments", logging]),
+        tests(of: "TraceStore", ["PostgreSQL", "PrivatePostgreSQL", "AccessControl", "Segments", "TraceAssembly", "ServiceGraph", logging]),
+        tests(of: "APIServer", ["AccessControl", "XRayAPI", "Segments", "CZlib", nioCore, crypto, logging, lifecycle]),
+        tests(of: "Ingest"),
+        tests(of: "Aggregation", ["Fixtures", "SegmentLog", "TraceStore", "PostgreSQL", "PrivatePostgreSQL", "Observability",
+                                  "Segments", "TraceAssembly", "ServiceGraph", logging]),
+        tests(of: "Query", ["APIServer", "AccessControl", "JSONText", "SegmentLog", "Segments", "ServiceGraph", "TraceAssembly",
+                            "TraceStore", "XRayAPI", nioCore, nioHTTP1, logging]),
+        tests(of: "LoadGeneration", ["JSONText", "Segments"]),
+        tests(of: "Verification", ["Segments"]),
+        tests(of: "Beamline"),
     ],
     cxxLanguageStandard: .cxx17
 )

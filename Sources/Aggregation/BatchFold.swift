@@ -241,7 +241,7 @@ struct BatchFold {
         result.rows.traces.append(
             TraceChange(
                 account: touched.key.account, id: touched.key.id, expectedVersion: touched.state.version,
-                newDocuments: touched.newDocuments, rootStart: clocks.rootStart, receipts: clocks.receipts,
+                newDocuments: touched.newDocuments, rootStart: clocks.rootStart, receipts: trace.receipts,
                 ends: clocks.ends, revision: trace.revision, limitExceeded: trace.limitExceeded,
                 storedBytes: trace.storedBytes))
         touched.state.version += 1
