@@ -245,6 +245,7 @@ struct BatchFold {
                 ends: clocks.ends, revision: trace.revision, limitExceeded: trace.limitExceeded,
                 storedBytes: trace.storedBytes))
         touched.state.version += 1
-        if touched.isChanged { result.changed.append(touched.key) }
+        // A consumer that was only evaluated again is a producer too: its root may be linked now.
+        result.changed.append(touched.key)
     }
 }
