@@ -15,7 +15,8 @@ extension QueryService {
             operation(BatchGetTracesRequest.operation, "/Traces") { (service, request) async throws(APIError) in
                 try await service.batchGetTraces(body: request.bodyBytes, account: request.account)
             },
-            operation(GetTraceSummariesRequest.operation, "/TraceSummaries") { (service, request) async throws(APIError) in
+            operation(GetTraceSummariesRequest.operation, "/TraceSummaries") {
+                (service, request) async throws(APIError) in
                 try await service.getTraceSummaries(
                     body: request.bodyBytes, account: request.account, isFresh: request.wantsFreshRead)
             },
@@ -26,7 +27,8 @@ extension QueryService {
             operation(GetTraceGraphRequest.operation, "/TraceGraph") { (service, request) async throws(APIError) in
                 try await service.getTraceGraph(body: request.bodyBytes, account: request.account)
             },
-            operation(GetEncryptionConfigRequest.operation, "/EncryptionConfig") { (service, request) async throws(APIError) in
+            operation(GetEncryptionConfigRequest.operation, "/EncryptionConfig") {
+                (service, request) async throws(APIError) in
                 try service.getEncryptionConfig(body: request.bodyBytes)
             },
         ]

@@ -118,13 +118,13 @@ extension QueryService {
     ) async throws(APIError) -> (stored: [StoredTrace], unreadable: [TraceID]) {
         do {
             return (try await traces(ids, account: account), [])
-        } catch where error.status == 500 {
+        } catch  where error.status == 500 {
             var stored: [StoredTrace] = []
             var unreadable: [TraceID] = []
             for id in ids {
                 do {
                     stored += try await traces([id], account: account)
-                } catch where error.status == 500 {
+                } catch  where error.status == 500 {
                     unreadable.append(id)
                 }
             }
@@ -182,7 +182,8 @@ extension QueryService {
             return try answer(request, page: 0, of: graph, completeTo: completeTo, account: account)
         }
         let bytes = try tokens.position(
-            in: text, operation: GetServiceGraphRequest.operation, account: account, requestHash: request.hash, now: now())
+            in: text, operation: GetServiceGraphRequest.operation, account: account, requestHash: request.hash,
+            now: now())
         guard let position = GraphPosition(bytes) else { throw PageToken.invalid(text) }
         let key = GraphSnapshots.Key(account: account, requestHash: request.hash, digest: position.digest)
         if let (graph, completeTo) = snapshots.graph(for: key, now: now()), position.page < graph.pages.count {
@@ -221,7 +222,8 @@ extension QueryService {
     }
 
     private func answer(
-        _ request: GetServiceGraphRequest, page: Int, of graph: ServiceGraphPages, completeTo: Micros, account: AccountID
+        _ request: GetServiceGraphRequest, page: Int, of graph: ServiceGraphPages, completeTo: Micros,
+        account: AccountID
     ) throws(APIError) -> QueryAnswer {
         var nextToken: String?
         if page + 1 < graph.pages.count {
@@ -232,7 +234,8 @@ extension QueryService {
                     position: position.bytes),
                 now: now())
         }
-        let response = GetServiceGraphResponse(window: request.window, services: graph.pages[page], nextToken: nextToken)
+        let response = GetServiceGraphResponse(
+            window: request.window, services: graph.pages[page], nextToken: nextToken)
         return QueryAnswer(body: response.body, completeTo: completeTo)
     }
 }

@@ -14,7 +14,8 @@ extension QueryService {
         var position = SearchPosition()
         if let text = request.nextToken {
             let bytes = try tokens.position(
-                in: text, operation: GetTraceSummariesRequest.operation, account: account, requestHash: request.hash, now: now())
+                in: text, operation: GetTraceSummariesRequest.operation, account: account, requestHash: request.hash,
+                now: now())
             guard let opened = SearchPosition(bytes) else { throw PageToken.invalid(text) }
             position = opened
         }
@@ -27,7 +28,9 @@ extension QueryService {
             try await gate.withUnits(chunk.count) { () async throws(APIError) in
                 for trace in try await traces(chunk, account: account) {
                     // No root any more cannot be: entities are never removed. A trace removed by retention is skipped.
-                    if let summary = TraceSummary(forest: folder.fold(trace, account: account).forest) { response.append(summary) }
+                    if let summary = TraceSummary(forest: folder.fold(trace, account: account).forest) {
+                        response.append(summary)
+                    }
                     await Task.yield()
                 }
             }
@@ -35,11 +38,13 @@ extension QueryService {
         var nextToken: String?
         if scan.outcome == .pageFull {
             let token = PageToken(
-                operation: GetTraceSummariesRequest.operation, account: account, requestHash: request.hash, position: scan.position.bytes)
+                operation: GetTraceSummariesRequest.operation, account: account, requestHash: request.hash,
+                position: scan.position.bytes)
             nextToken = try tokens.seal(token, now: now())
         }
         let body = response.finish(
-            approximateTime: scan.approximateTime(of: request), tracesProcessedCount: scan.scannedTraces, nextToken: nextToken)
+            approximateTime: scan.approximateTime(of: request), tracesProcessedCount: scan.scannedTraces,
+            nextToken: nextToken)
         return QueryAnswer(body: body, completeTo: completeTo)
     }
 
@@ -134,7 +139,9 @@ struct SearchPosition: Equatable {
 
     init?(_ bytes: [UInt8]) {
         guard bytes.count == 32, let id = TraceID(uuidBytes: bytes[8..<24]) else { return nil }
-        func number(_ range: Range<Int>) -> Int64 { Int64(bitPattern: bytes[range].reduce(UInt64(0)) { $0 << 8 | UInt64($1) }) }
+        func number(_ range: Range<Int>) -> Int64 {
+            Int64(bitPattern: bytes[range].reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
+        }
         last = SummaryCandidate(id: id, clock: number(0..<8))
         scannedTraces = Int(number(24..<32))
     }

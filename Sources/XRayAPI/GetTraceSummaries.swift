@@ -54,10 +54,12 @@ public struct GetTraceSummariesRequest: Sendable, Equatable {
         window = try TimeWindow.read(members)
         timeRangeType = try Self.choice("TimeRangeType", typeName) ?? .traceID
         guard filter.isEmpty else {
-            throw .invalidRequest("FilterExpression is not supported by this version: leave it empty to get every trace")
+            throw .invalidRequest(
+                "FilterExpression is not supported by this version: leave it empty to get every trace")
         }
         sampling = try Self.sampling(
-            isSampled, strategy: try Self.choice("SamplingStrategy.Name", strategyName) ?? .partialScan, value: strategyValue,
+            isSampled, strategy: try Self.choice("SamplingStrategy.Name", strategyName) ?? .partialScan,
+            value: strategyValue,
             timeRangeType: timeRangeType)
 
         var hash = RequestHash()
@@ -83,7 +85,8 @@ public struct GetTraceSummariesRequest: Sendable, Equatable {
         guard strategy == .fixedRate else { return .partialScan }
         guard timeRangeType == .event else {
             throw .invalidRequest(
-                "Cannot use FixedRate with input time range type: \(timeRangeType.rawValue). Please try using time range type: Event")
+                "Cannot use FixedRate with input time range type: \(timeRangeType.rawValue). Please try using time range type: Event"
+            )
         }
         guard let value, (0...1).contains(value) else {
             throw .invalidRequest("sampling rate must be specified and its value must be between [0, 1]")
@@ -96,7 +99,8 @@ public struct GetTraceSummariesRequest: Sendable, Equatable {
         guard let text else { return nil }
         // Compared by code point: `==` of String would also take canonical equivalents.
         guard let choice = Choice.allCases.first(where: { $0.rawValue.utf8.elementsEqual(text.utf8) }) else {
-            throw .invalidRequest("\(member) must be one of [\(Choice.allCases.map(\.rawValue).joined(separator: ", "))]")
+            throw .invalidRequest(
+                "\(member) must be one of [\(Choice.allCases.map(\.rawValue).joined(separator: ", "))]")
         }
         return choice
     }

@@ -57,7 +57,9 @@ public struct PageToken: Equatable, Sendable {
 
     /// `Invalid NextToken {token}`: forged, truncated, expired, of another request, operation or account.
     public static func invalid(_ token: String) -> APIError {
-        .invalidRequest("Invalid NextToken " + token.unicodeScalars.prefix(echoedCharacters).reduce(into: "") { $0.unicodeScalars.append($1) })
+        .invalidRequest(
+            "Invalid NextToken "
+                + token.unicodeScalars.prefix(echoedCharacters).reduce(into: "") { $0.unicodeScalars.append($1) })
     }
 }
 
@@ -69,7 +71,8 @@ public struct PageTokenSealer: Sendable {
     ///   derived from it by HKDF-SHA256, so the secret itself encrypts nothing.
     public init(secret: some Collection<UInt8>) {
         key = HKDF<SHA256>.deriveKey(
-            inputKeyMaterial: SymmetricKey(data: Array(secret)), info: Array("beamline page tokens v1".utf8), outputByteCount: 32)
+            inputKeyMaterial: SymmetricKey(data: Array(secret)), info: Array("beamline page tokens v1".utf8),
+            outputByteCount: 32)
     }
 
     /// - Parameter now: time of issue; the token dies `lifetime` later.
@@ -117,7 +120,8 @@ public struct PageTokenSealer: Sendable {
         let nameEnd = 33 + Int(plain[32])
         guard plain.count >= nameEnd else { return nil }
         let token = PageToken(
-            operation: String(decoding: plain[33..<nameEnd], as: UTF8.self), account: AccountID(rawValue: number(plain[8..<16])),
+            operation: String(decoding: plain[33..<nameEnd], as: UTF8.self),
+            account: AccountID(rawValue: number(plain[8..<16])),
             requestHash: Array(plain[16..<32]), position: Array(plain[nameEnd...]))
         return (token, Micros(bitPattern: number(plain[0..<8])))
     }

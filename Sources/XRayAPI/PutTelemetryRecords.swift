@@ -50,10 +50,13 @@ public struct PutTelemetryRecordsRequest: Sendable, Equatable {
                     segmentsSentCount: try record.integer("SegmentsSentCount"),
                     segmentsSpilloverCount: try record.integer("SegmentsSpilloverCount"),
                     segmentsRejectedCount: try record.integer("SegmentsRejectedCount"),
-                    backendConnectionErrors: try record.object("BackendConnectionErrors").map(BackendConnectionErrors.init)))
+                    backendConnectionErrors: try record.object("BackendConnectionErrors").map(
+                        BackendConnectionErrors.init)))
         }
         guard isPresent else { throw RequestMembers.missing("TelemetryRecords") }
-        guard count <= Self.maxRecords else { throw .invalidRequest("TelemetryRecords must have at most \(Self.maxRecords) items") }
+        guard count <= Self.maxRecords else {
+            throw .invalidRequest("TelemetryRecords must have at most \(Self.maxRecords) items")
+        }
         self.records = records
         ec2InstanceID = try members.string("EC2InstanceId", length: 0...20)
         hostname = try members.string("Hostname", length: 0...255)

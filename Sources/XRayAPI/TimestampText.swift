@@ -48,13 +48,17 @@ public enum TimestampText {
         var scanner = Scanner(bytes)
         guard let year = scanner.digits(4) else { return nil }
         let isExtended = scanner.take("-")
-        guard let month = scanner.digits(2), !isExtended || scanner.take("-"), let day = scanner.digits(2) else { return nil }
+        guard let month = scanner.digits(2), !isExtended || scanner.take("-"), let day = scanner.digits(2) else {
+            return nil
+        }
         var secondOfDay: Int64 = 0
         var fraction: Int64 = 0
         var offset: Int64 = 0
         if !scanner.isAtEnd {
             guard scanner.take("T") || scanner.take("t") || scanner.take(" ") else { return nil }
-            guard let hour = scanner.digits(2), !isExtended || scanner.take(":"), let minute = scanner.digits(2) else { return nil }
+            guard let hour = scanner.digits(2), !isExtended || scanner.take(":"), let minute = scanner.digits(2) else {
+                return nil
+            }
             var second: Int64 = 0
             let secondsFollow = isExtended ? scanner.take(":") : scanner.peekIsDigit
             if secondsFollow {
@@ -80,7 +84,9 @@ public enum TimestampText {
     private static func rfc822(_ bytes: [UInt8]) -> Micros? {
         var scanner = Scanner(bytes)
         if let comma = bytes.firstIndex(of: UInt8(ascii: ",")) {
-            guard comma >= 3, let weekday = scanner.word(), weekdays.contains(where: { weekday.hasPrefix($0) }) else { return nil }
+            guard comma >= 3, let weekday = scanner.word(), weekdays.contains(where: { weekday.hasPrefix($0) }) else {
+                return nil
+            }
             guard scanner.take(",") else { return nil }
         }
         scanner.skipSpaces()
@@ -116,12 +122,15 @@ public enum TimestampText {
     private static let weekdays = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
     private static let months = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
     private static let zones: [String: Int64] = [
-        "gmt": 0, "utc": 0, "ut": 0, "z": 0, "est": -5, "edt": -4, "cst": -6, "cdt": -5, "mst": -7, "mdt": -6, "pst": -8, "pdt": -7,
+        "gmt": 0, "utc": 0, "ut": 0, "z": 0, "est": -5, "edt": -4, "cst": -6, "cdt": -5, "mst": -7, "mdt": -6,
+        "pst": -8, "pdt": -7,
     ]
 
     // MARK: - Calendar
 
-    private static func time(_ year: Int64, _ month: Int64, _ day: Int64, _ secondOfDay: Int64, _ fraction: Int64) -> Micros? {
+    private static func time(_ year: Int64, _ month: Int64, _ day: Int64, _ secondOfDay: Int64, _ fraction: Int64)
+        -> Micros?
+    {
         guard (1...12).contains(month), day >= 1, day <= daysInMonth(year, month) else { return nil }
         return (days(fromCivil: year, month, day) * 86_400 + secondOfDay) * 1_000_000 + fraction
     }

@@ -30,7 +30,9 @@ public struct BatchGetTracesRequest: Sendable, Equatable {
             }
             let token = try members.string("NextToken")
             guard count > 0 else { throw .invalidRequest("TraceIds must have at least 1 item") }
-            guard count <= Self.maxTraces else { throw .invalidRequest("Exceeding maximum query size: \(Self.maxTraces)") }
+            guard count <= Self.maxTraces else {
+                throw .invalidRequest("Exceeding maximum query size: \(Self.maxTraces)")
+            }
             var ids: [TraceID] = []
             for text in texts {
                 guard let id = TraceID(parsing: text) else {
@@ -60,11 +62,15 @@ public struct GetTraceGraphRequest: Sendable, Equatable {
                 throw .invalidRequest("Zero trace ids provided")
             }
             _ = try members.string("NextToken")
-            guard count <= Self.maxTraces else { throw .invalidRequest("TraceIds must have at most \(Self.maxTraces) items") }
+            guard count <= Self.maxTraces else {
+                throw .invalidRequest("TraceIds must have at most \(Self.maxTraces) items")
+            }
             var seen: Set<TraceID> = []
             var ids: [TraceID] = []
             for text in texts {
-                guard let id = TraceID(parsing: text) else { throw .invalidRequest("Invalid traceId. ErrorCode: InvalidId") }
+                guard let id = TraceID(parsing: text) else {
+                    throw .invalidRequest("Invalid traceId. ErrorCode: InvalidId")
+                }
                 if seen.insert(id).inserted { ids.append(id) }
             }
             return ids

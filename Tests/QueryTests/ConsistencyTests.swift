@@ -29,7 +29,8 @@ private let window = "\"StartTime\":\(startSeconds),\"EndTime\":\(startSeconds +
         bench.traces.commit()
         let lag = (startSeconds + 42) * 1_000_000
         try bench.addTrace(1, receivedAt: lag)
-        let answer = try await bench.service.batchGetTraces(body: bytes("{\"TraceIds\":[\"\(traceID(1))\"]}"), account: account)
+        let answer = try await bench.service.batchGetTraces(
+            body: bytes("{\"TraceIds\":[\"\(traceID(1))\"]}"), account: account)
         #expect(answer.completeTo == lag - 1)
     }
 
@@ -38,9 +39,11 @@ private let window = "\"StartTime\":\(startSeconds),\"EndTime\":\(startSeconds +
         let bench = QueryBench()
         try bench.addTrace(1)
         bench.traces.commit()
-        let other = try #require((2..<100).first { bench.traces.partition(of: traceID($0)) != bench.traces.partition(of: traceID(1)) })
+        let other = try #require(
+            (2..<100).first { bench.traces.partition(of: traceID($0)) != bench.traces.partition(of: traceID(1)) })
         try bench.addTrace(other)
-        let answer = try await bench.service.batchGetTraces(body: bytes("{\"TraceIds\":[\"\(traceID(1))\"]}"), account: account)
+        let answer = try await bench.service.batchGetTraces(
+            body: bytes("{\"TraceIds\":[\"\(traceID(1))\"]}"), account: account)
         #expect(answer.completeTo == bench.clock.now)
         let summaries = try await bench.service.getTraceSummaries(body: bytes("{\(window)}"), account: account)
         #expect(summaries.completeTo == (startSeconds + Int64(other)) * 1_000_000 - 1)
@@ -76,11 +79,15 @@ private let window = "\"StartTime\":\(startSeconds),\"EndTime\":\(startSeconds +
         bench.traces.commit()
         let ids = [3, 2, 1].map { "\"\(traceID($0))\"" }.joined(separator: ",")
         let answer = try await bench.service.batchGetTraces(body: bytes("{\"TraceIds\":[\(ids)]}"), account: account)
-        #expect(text(answer).hasPrefix("{\"Traces\":[{\"Id\":\"\(traceID(1))\",\"Duration\":0.5,\"LimitExceeded\":false,\"Segments\":[{\"Id\":\"a000000000000001\","))
+        #expect(
+            text(answer).hasPrefix(
+                "{\"Traces\":[{\"Id\":\"\(traceID(1))\",\"Duration\":0.5,\"LimitExceeded\":false,\"Segments\":[{\"Id\":\"a000000000000001\","
+            ))
         #expect(text(answer).hasSuffix("],\"UnprocessedTraceIds\":[]}"))
         #expect(!text(answer).contains(traceID(2).description))
         await #expect(throws: APIError.invalidRequest("Trace id not found")) {
-            try await bench.service.getTraceGraph(body: bytes("{\"TraceIds\":[\"\(traceID(2))\",\"\(traceID(3))\"]}"), account: account)
+            try await bench.service.getTraceGraph(
+                body: bytes("{\"TraceIds\":[\"\(traceID(2))\",\"\(traceID(3))\"]}"), account: account)
         }
     }
 
@@ -90,7 +97,8 @@ private let window = "\"StartTime\":\(startSeconds),\"EndTime\":\(startSeconds +
         for number in 1...5 { try bench.addTrace(number) }
         bench.traces.commit()
         let ids = [4, 1, 5, 2, 3].map { "\"\(traceID($0))\"" }.joined(separator: ",")
-        let answer = text(try await bench.service.batchGetTraces(body: bytes("{\"TraceIds\":[\(ids)]}"), account: account))
+        let answer = text(
+            try await bench.service.batchGetTraces(body: bytes("{\"TraceIds\":[\(ids)]}"), account: account))
         let places = [4, 1, 5, 2, 3].map { answer.firstRange(of: "{\"Id\":\"\(traceID($0))\"")?.lowerBound }
         #expect(places.allSatisfy { $0 != nil })
         #expect(places.compactMap { $0 } == places.compactMap { $0 }.sorted())
@@ -103,7 +111,8 @@ private let window = "\"StartTime\":\(startSeconds),\"EndTime\":\(startSeconds +
         bench.traces.commit()
         bench.traces.state.withLock { _ = $0.corrupt.insert(traceID(2)) }
         let ids = (1...3).map { "\"\(traceID($0))\"" }.joined(separator: ",")
-        let answer = text(try await bench.service.batchGetTraces(body: bytes("{\"TraceIds\":[\(ids)]}"), account: account))
+        let answer = text(
+            try await bench.service.batchGetTraces(body: bytes("{\"TraceIds\":[\(ids)]}"), account: account))
         #expect(answer.hasSuffix("\"UnprocessedTraceIds\":[\"\(traceID(2))\"]}"))
         #expect(answer.contains("{\"Id\":\"\(traceID(1))\"") && answer.contains("{\"Id\":\"\(traceID(3))\""))
     }
@@ -115,8 +124,12 @@ private let window = "\"StartTime\":\(startSeconds),\"EndTime\":\(startSeconds +
         for call in 0..<4 {
             let error = await #expect(throws: APIError.self) {
                 switch call {
-                case 0: try await bench.service.batchGetTraces(body: bytes("{\"TraceIds\":[\"\(traceID(1))\"]}"), account: account)
-                case 1: try await bench.service.getTraceGraph(body: bytes("{\"TraceIds\":[\"\(traceID(1))\"]}"), account: account)
+                case 0:
+                    try await bench.service.batchGetTraces(
+                        body: bytes("{\"TraceIds\":[\"\(traceID(1))\"]}"), account: account)
+                case 1:
+                    try await bench.service.getTraceGraph(
+                        body: bytes("{\"TraceIds\":[\"\(traceID(1))\"]}"), account: account)
                 case 2: try await bench.service.getTraceSummaries(body: bytes("{\(window)}"), account: account)
                 default: try await bench.service.getServiceGraph(body: bytes("{\(window)}"), account: account)
                 }
@@ -134,11 +147,13 @@ private let window = "\"StartTime\":\(startSeconds),\"EndTime\":\(startSeconds +
     // If this fails, the largest traces make a read slower than their size.
     @Test(.timeLimit(.minutes(1))) func `a trace of thousands of documents is answered whole`() async throws {
         let bench = QueryBench()
-        let root = #"{"trace_id":"\#(traceID(1))","id":"a000000000000001","name":"web","start_time":\#(startSeconds),"end_time":\#(startSeconds).5}"#
+        let root =
+            #"{"trace_id":"\#(traceID(1))","id":"a000000000000001","name":"web","start_time":\#(startSeconds),"end_time":\#(startSeconds).5}"#
         try bench.traces.append(root, account: account, receivedAt: startSeconds * 1_000_000)
         for number in 0..<4_000 {
             let id = "b" + String(1_000_000_000_000_00 + number)
-            let document = #"{"type":"subsegment","trace_id":"\#(traceID(1))","parent_id":"a000000000000001","id":"\#(id)","name":"n\#(number)","namespace":"remote","start_time":\#(startSeconds),"end_time":\#(startSeconds).25}"#
+            let document =
+                #"{"type":"subsegment","trace_id":"\#(traceID(1))","parent_id":"a000000000000001","id":"\#(id)","name":"n\#(number)","namespace":"remote","start_time":\#(startSeconds),"end_time":\#(startSeconds).25}"#
             try bench.traces.append(document, account: account, receivedAt: startSeconds * 1_000_000)
         }
         bench.traces.commit()
@@ -152,7 +167,9 @@ private let window = "\"StartTime\":\(startSeconds),\"EndTime\":\(startSeconds +
 
 extension String {
     /// How often a text occurs.
-    fileprivate func components(_ part: String) -> Int { split(separator: part, omittingEmptySubsequences: false).count - 1 }
+    fileprivate func components(_ part: String) -> Int {
+        split(separator: part, omittingEmptySubsequences: false).count - 1
+    }
 }
 
 @Suite struct ServiceGraphPageTests {
@@ -165,7 +182,8 @@ extension String {
 
     private func page(_ bench: QueryBench, _ token: String?, account: AccountID = account) async throws -> GraphPage {
         let next = token.map { ",\"NextToken\":\"\($0)\"" } ?? ""
-        return try GraphPage(try await bench.service.getServiceGraph(body: bytes("{\(window)\(next)}"), account: account))
+        return try GraphPage(
+            try await bench.service.getServiceGraph(body: bytes("{\(window)\(next)}"), account: account))
     }
 
     // If this fails, maps of more than 500 services lose some of them, or draw edges to the wrong ones.
@@ -212,7 +230,8 @@ extension String {
         bench.traces.commit()
         #expect(try await page(bench, nil).names == ["service-0", "service-0", "service-1", "service-1"])
         #expect(try await page(bench, nil, account: otherAccount).names == ["secret", "secret"])
-        let empty = try await bench.service.getServiceGraph(body: bytes(#"{"StartTime":5,"EndTime":5}"#), account: account)
+        let empty = try await bench.service.getServiceGraph(
+            body: bytes(#"{"StartTime":5,"EndTime":5}"#), account: account)
         #expect(text(empty) == #"{"StartTime":5,"EndTime":5,"Services":[],"ContainsOldGroupVersions":false}"#)
     }
 }

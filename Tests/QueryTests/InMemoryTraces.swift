@@ -36,7 +36,8 @@ final class InMemoryTraces: TraceReading {
     }
 
     static let partitions = 4
-    let state = Mutex(State(log: Array(repeating: [], count: partitions), committed: Array(repeating: 0, count: partitions)))
+    let state = Mutex(
+        State(log: Array(repeating: [], count: partitions), committed: Array(repeating: 0, count: partitions)))
 
     /// Appends a document; `commit()` makes it visible.
     func append(_ text: String, account: AccountID, receivedAt: Micros) throws {
@@ -72,10 +73,12 @@ final class InMemoryTraces: TraceReading {
         let offsets = state.offsets[TraceKey(account: account, id: id)] ?? []
         let documents = offsets.filter { $0 < state.committed[partition] }.map { offset in
             let record = state.log[partition][offset]
-            return StoredDocument(receivedAt: record.receivedAt, partition: partition, offset: Int64(offset), bytes: record.bytes[...])
+            return StoredDocument(
+                receivedAt: record.receivedAt, partition: partition, offset: Int64(offset), bytes: record.bytes[...])
         }
         guard !documents.isEmpty else { return nil }
-        return StoredTrace(id: id, version: 1, revision: documents.count, limitExceeded: false, day: 0, documents: documents)
+        return StoredTrace(
+            id: id, version: 1, revision: documents.count, limitExceeded: false, day: 0, documents: documents)
     }
 
     private func forests(account: AccountID, _ state: State) -> [Forest] {
@@ -107,7 +110,9 @@ final class InMemoryTraces: TraceReading {
                     case .event: clocks.receipts
                     case .service: clocks.ends
                     }
-                return times.filter { window.contains($0 / 1_000_000) }.max().map { SummaryCandidate(id: forest.trace.id, clock: $0) }
+                return times.filter { window.contains($0 / 1_000_000) }.max().map {
+                    SummaryCandidate(id: forest.trace.id, clock: $0)
+                }
             }
             let sorted = all.sorted { ($1.clock, $0.id) < ($0.clock, $1.id) }
             guard let after else { return Array(sorted.prefix(limit)) }
@@ -121,7 +126,9 @@ final class InMemoryTraces: TraceReading {
             state.graphReads += 1
             var sum = Contributions()
             for forest in forests(account: account, state) { sum.add(forest, links: [:]) }
-            return sum.blocks().filter { minutes.contains($0.minute) }.map { GraphBlockRow(minute: $0.minute, bytes: $0.bytes) }
+            return sum.blocks().filter { minutes.contains($0.minute) }.map {
+                GraphBlockRow(minute: $0.minute, bytes: $0.bytes)
+            }
         }
     }
 
@@ -130,7 +137,9 @@ final class InMemoryTraces: TraceReading {
     func endOffsets() async throws -> [Int64] { state.withLock { $0.log.map { Int64($0.count) } } }
 
     func positions() async throws -> [LogPosition] {
-        state.withLock { $0.committed.enumerated().map { LogPosition(partition: $0.offset, offset: Int64($0.element)) } }
+        state.withLock {
+            $0.committed.enumerated().map { LogPosition(partition: $0.offset, offset: Int64($0.element)) }
+        }
     }
 
     /// Never waits: either everything is committed by now (or at once), or the time is taken to have passed.
@@ -147,7 +156,8 @@ final class InMemoryTraces: TraceReading {
             positions.map { position in
                 let waiting = state.log[position.partition].dropFirst(Int(position.offset))
                 return LogBacklog(
-                    partition: position.partition, endOffset: Int64(state.log[position.partition].count), recordCount: Int64(waiting.count),
+                    partition: position.partition, endOffset: Int64(state.log[position.partition].count),
+                    recordCount: Int64(waiting.count),
                     oldestReceipt: waiting.map(\.receivedAt).min())
             }
         }

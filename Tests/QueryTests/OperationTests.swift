@@ -12,7 +12,8 @@ import XRayAPI
     private func request(_ body: String, headers: HTTPHeaders = [:], account: AccountID = account) -> OperationRequest {
         let caller = Caller(
             principalARN: PrincipalARN.root(of: account), account: account, accessKeyID: "AKIDEXAMPLE", role: .read)
-        return OperationRequest(caller: caller, account: account, body: ByteBuffer(string: body), receivedAt: 0, headers: headers)
+        return OperationRequest(
+            caller: caller, account: account, body: ByteBuffer(string: body), receivedAt: 0, headers: headers)
     }
 
     private func call(
@@ -20,7 +21,10 @@ import XRayAPI
     ) async throws -> (body: String, completeTo: String?) {
         let operation = try #require(bench.service.operations.first { $0.name == name })
         let response = try await operation.handler(request)
-        return (String(decoding: response.body, as: UTF8.self), response.headers.first { $0.name == "x-beamline-complete-to" }?.value)
+        return (
+            String(decoding: response.body, as: UTF8.self),
+            response.headers.first { $0.name == "x-beamline-complete-to" }?.value
+        )
     }
 
     // If this fails, SDKs find no such operation (many paths differ from the operation's name).
@@ -28,7 +32,8 @@ import XRayAPI
         let paths = QueryBench().service.operations.map { "\($0.name) \($0.path) \($0.operationClass.rawValue)" }
         #expect(
             paths == [
-                "BatchGetTraces /Traces query", "GetTraceSummaries /TraceSummaries query", "GetServiceGraph /ServiceGraph query",
+                "BatchGetTraces /Traces query", "GetTraceSummaries /TraceSummaries query",
+                "GetServiceGraph /ServiceGraph query",
                 "GetTraceGraph /TraceGraph query", "GetEncryptionConfig /EncryptionConfig query",
             ])
     }
@@ -49,8 +54,12 @@ import XRayAPI
             #expect(answer.body.contains("\"web\""))
         }
         let ids = "{\"TraceIds\":[\"\(traceID(1))\"]}"
-        #expect(try await call("BatchGetTraces", of: bench, request(ids)).completeTo == TimestampText.rfc3339(bench.clock.now))
-        #expect(try await call("GetTraceGraph", of: bench, request(ids)).completeTo == TimestampText.rfc3339(bench.clock.now))
+        #expect(
+            try await call("BatchGetTraces", of: bench, request(ids)).completeTo
+                == TimestampText.rfc3339(bench.clock.now))
+        #expect(
+            try await call("GetTraceGraph", of: bench, request(ids)).completeTo
+                == TimestampText.rfc3339(bench.clock.now))
         #expect(try await call("GetEncryptionConfig", of: bench, request("")).completeTo == nil)
     }
 

@@ -21,13 +21,16 @@ struct QueryBench {
         let clock = TestClock()
         self.clock = clock
         service = QueryService(
-            reading: traces, tokens: PageTokenSealer(secret: Array(secret.utf8)), limits: limits, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
+            reading: traces, tokens: PageTokenSealer(secret: Array(secret.utf8)), limits: limits,
+            logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
             now: { clock.now })
     }
 
     /// A trace of one segment: number n starts n seconds after `startSeconds` and lasts half a second.
     func addTrace(_ number: Int, account: AccountID = account, name: String = "web", receivedAt: Micros? = nil) throws {
-        try traces.append(document(number, name: name), account: account, receivedAt: receivedAt ?? (startSeconds + Int64(number)) * 1_000_000)
+        try traces.append(
+            document(number, name: name), account: account,
+            receivedAt: receivedAt ?? (startSeconds + Int64(number)) * 1_000_000)
     }
 
     func document(_ number: Int, name: String = "web") -> String {
@@ -73,7 +76,9 @@ extension QueryBench {
         var token: String?
         repeat {
             let next = token.map { ",\"NextToken\":\"\($0)\"" } ?? ""
-            pages.append(try SummaryPage(try await service.getTraceSummaries(body: bytes("{\(members)\(next)}"), account: account)))
+            pages.append(
+                try SummaryPage(
+                    try await service.getTraceSummaries(body: bytes("{\(members)\(next)}"), account: account)))
             token = pages.last?.nextToken
         } while token != nil && pages.count < mostPages
         return pages

@@ -6,10 +6,12 @@ import XRayAPI
     @Test func `an error body has all three spellings and the modelled members`() {
         #expect(
             String(decoding: APIError.invalidRequest("GroupName is required").body, as: UTF8.self)
-                == #"{"__type":"InvalidRequestException","message":"GroupName is required","Message":"GroupName is required"}"#)
+                == #"{"__type":"InvalidRequestException","message":"GroupName is required","Message":"GroupName is required"}"#
+        )
         #expect(
             String(decoding: APIError.resourceNotFound("No \"x\"\n", resourceName: "arn:aws:x").body, as: UTF8.self)
-                == #"{"__type":"ResourceNotFoundException","message":"No \"x\"\n","Message":"No \"x\"\n","ResourceName":"arn:aws:x"}"#)
+                == #"{"__type":"ResourceNotFoundException","message":"No \"x\"\n","Message":"No \"x\"\n","ResourceName":"arn:aws:x"}"#
+        )
     }
 
     // If this fails, SDKs do not retry what they should, or retry what they should not.

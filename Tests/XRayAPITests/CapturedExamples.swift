@@ -11,7 +11,8 @@ enum CapturedExamples {
         {"EC2InstanceId":"","Hostname":"ip-10-0-0-7","ResourceARN":"","TelemetryRecords":[{"BackendConnectionErrors":{"ConnectionRefusedCount":0,"HTTPCode4XXCount":1,"HTTPCode5XXCount":0,"OtherCount":2,"TimeoutCount":0,"UnknownHostCount":0},"SegmentsReceivedCount":120,"SegmentsRejectedCount":1,"SegmentsSentCount":119,"SegmentsSpilloverCount":0,"Timestamp":1700000000.25}]}
         """#
 
-    static let batchGetTraces = #"{"TraceIds":["1-65536F00-0123456789ABCDEF01234567","5759e988bd862e3fe1be46a994272793"],"NextToken":null}"#
+    static let batchGetTraces =
+        #"{"TraceIds":["1-65536F00-0123456789ABCDEF01234567","5759e988bd862e3fe1be46a994272793"],"NextToken":null}"#
     static let getTraceGraph = #"{"TraceIds":["1-65536f00-0123456789abcdef01234567"]}"#
     static let getTraceSummaries =
         #"{"StartTime":1700000000,"EndTime":1700003600.5,"TimeRangeType":"Event","Sampling":true,"SamplingStrategy":{"Name":"FixedRate","Value":0.25},"FilterExpression":""}"#

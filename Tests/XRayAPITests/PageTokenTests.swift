@@ -10,22 +10,30 @@ import XRayAPI
     private let issuedAt: Micros = 1_700_000_000_000_000
 
     private func token() throws -> String {
-        try sealer.seal(PageToken(operation: "GetTraceSummaries", account: account, requestHash: hash, position: position), now: issuedAt)
+        try sealer.seal(
+            PageToken(operation: "GetTraceSummaries", account: account, requestHash: hash, position: position),
+            now: issuedAt)
     }
 
     private func open(
-        _ text: String, operation: String = "GetTraceSummaries", account: AccountID? = nil, hash: [UInt8]? = nil, after: Micros = 0,
+        _ text: String, operation: String = "GetTraceSummaries", account: AccountID? = nil, hash: [UInt8]? = nil,
+        after: Micros = 0,
         sealer: PageTokenSealer? = nil
     ) throws(APIError) -> [UInt8] {
         try (sealer ?? self.sealer).position(
-            in: text, operation: operation, account: account ?? self.account, requestHash: hash ?? self.hash, now: issuedAt + after)
+            in: text, operation: operation, account: account ?? self.account, requestHash: hash ?? self.hash,
+            now: issuedAt + after)
     }
 
     // If this fails, nobody gets a second page.
     @Test func `a token opens for the request it was made for, on any node and after a restart`() throws {
         let text = try token()
         #expect(text.utf8.count <= 1024)
-        #expect(text.utf8.allSatisfy { $0 == 0x2d || $0 == 0x5f || (0x30...0x39).contains($0) || (0x41...0x5a).contains($0) || (0x61...0x7a).contains($0) })
+        #expect(
+            text.utf8.allSatisfy {
+                $0 == 0x2d || $0 == 0x5f || (0x30...0x39).contains($0) || (0x41...0x5a).contains($0)
+                    || (0x61...0x7a).contains($0)
+            })
         #expect(try open(text) == position)
         #expect(try open(text, sealer: PageTokenSealer(secret: Array("a secret".utf8))) == position)
         #expect(try open(text, after: PageToken.queryLifetime - 1) == position)
@@ -50,7 +58,8 @@ import XRayAPI
             #expect(throws: APIError.self) { try open(String(decoding: bytes[..<length], as: UTF8.self)) }
         }
         for index in bytes.indices {
-            for replacement in [UInt8(ascii: "A"), UInt8(ascii: "b"), UInt8(ascii: "="), UInt8(ascii: " ")] where replacement != bytes[index] {
+            for replacement in [UInt8(ascii: "A"), UInt8(ascii: "b"), UInt8(ascii: "="), UInt8(ascii: " ")]
+            where replacement != bytes[index] {
                 var altered = bytes
                 altered[index] = replacement
                 #expect(throws: APIError.self) { try open(String(decoding: altered, as: UTF8.self)) }
@@ -72,7 +81,8 @@ import XRayAPI
     @Test func `the longest position fits into 1,024 characters`() throws {
         let long = [UInt8](repeating: 7, count: PageToken.maxPositionBytes)
         let text = try sealer.seal(
-            PageToken(operation: "GetTimeSeriesServiceStatistics", account: account, requestHash: hash, position: long), now: issuedAt)
+            PageToken(operation: "GetTimeSeriesServiceStatistics", account: account, requestHash: hash, position: long),
+            now: issuedAt)
         #expect(text.utf8.count <= 1024)
         #expect(try open(text, operation: "GetTimeSeriesServiceStatistics") == long)
     }

@@ -20,7 +20,8 @@ func traces(
             folded[document.traceID] = (Trace(id: document.traceID, account: account), [])
         }
         let result = bytes.withUnsafeBytes {
-            folded[document.traceID]?.trace.fold(document, bytes: $0, receivedAt: receivedAt + Micros(index) * 1_000_000)
+            folded[document.traceID]?.trace.fold(
+                document, bytes: $0, receivedAt: receivedAt + Micros(index) * 1_000_000)
         }
         if result == .changed { folded[document.traceID]?.documents.append(bytes) }
     }

@@ -11,7 +11,9 @@ private let account = AccountID(rawValue: 111_122_223_333)
     // If this fails, clients that send nothing, null or new members are refused.
     @Test func `empty body, null and unknown members are harmless`() throws {
         #expect(throws: Never.self) { try GetEncryptionConfigRequest(body: []) }
-        #expect(throws: Never.self) { try GetEncryptionConfigRequest(body: bytes(#"{"NextToken":null,"New":[{"a":1e999}]}"#)) }
+        #expect(throws: Never.self) {
+            try GetEncryptionConfigRequest(body: bytes(#"{"NextToken":null,"New":[{"a":1e999}]}"#))
+        }
         let request = try GetTraceSummariesRequest(
             body: bytes(#"{"StartTime":1,"StartTime":5,"EndTime":10,"NextToken":null,"Sampling":null,"Other":{}}"#))
         // The last duplicate wins.
@@ -32,15 +34,19 @@ private let account = AccountID(rawValue: 111_122_223_333)
 
     // If this fails, bytes that are no UTF-8 get into the store.
     @Test func `invalid UTF-8 is a SerializationException`() {
-        let error = #expect(throws: APIError.self) { try GetEncryptionConfigRequest(body: bytes("{\"a\":\"") + [0xff] + bytes("\"}")) }
+        let error = #expect(throws: APIError.self) {
+            try GetEncryptionConfigRequest(body: bytes("{\"a\":\"") + [0xff] + bytes("\"}"))
+        }
         #expect(error?.name == "SerializationException")
     }
 
     // If this fails, numbers and booleans in quotes are guessed at.
     @Test(arguments: [
-        #"{"StartTime":true,"EndTime":10}"#, #"{"StartTime":{},"EndTime":10}"#, #"{"StartTime":1,"EndTime":2,"Sampling":"true"}"#,
+        #"{"StartTime":true,"EndTime":10}"#, #"{"StartTime":{},"EndTime":10}"#,
+        #"{"StartTime":1,"EndTime":2,"Sampling":"true"}"#,
         #"{"StartTime":1,"EndTime":2,"Sampling":1}"#, #"{"StartTime":1,"EndTime":2,"TimeRangeType":1}"#,
-        #"{"StartTime":1,"EndTime":2,"SamplingStrategy":"FixedRate"}"#, #"{"StartTime":1,"EndTime":2,"SamplingStrategy":{"Value":"0.5"}}"#,
+        #"{"StartTime":1,"EndTime":2,"SamplingStrategy":"FixedRate"}"#,
+        #"{"StartTime":1,"EndTime":2,"SamplingStrategy":{"Value":"0.5"}}"#,
         #"{"StartTime":1,"EndTime":2,"NextToken":7}"#, #"{"StartTime":1,"EndTime":2,"FilterExpression":{}}"#,
     ])
     func `wrong types are SerializationExceptions`(text: String) {
@@ -53,7 +59,9 @@ private let account = AccountID(rawValue: 111_122_223_333)
     private func documents(_ body: [UInt8]) throws -> [String] {
         let parser = JSONParser()
         return try body.withUnsafeBytes { body in
-            try PutTraceSegmentsRequest(body: body, parser: parser).documents.map { String(decoding: $0, as: UTF8.self) }
+            try PutTraceSegmentsRequest(body: body, parser: parser).documents.map {
+                String(decoding: $0, as: UTF8.self)
+            }
         }
     }
 
@@ -67,7 +75,10 @@ private let account = AccountID(rawValue: 111_122_223_333)
 
     // If this fails, a document with a NUL is cut short.
     @Test func `escapes of a document reach it as they are`() throws {
-        #expect(try documents(bytes(#"{"TraceSegmentDocuments":["a\u0000b\\u0000 \ud83d\ude00",""]}"#)) == ["a\u{0}b\\u0000 😀", ""])
+        #expect(
+            try documents(bytes(#"{"TraceSegmentDocuments":["a\u0000b\\u0000 \ud83d\ude00",""]}"#)) == [
+                "a\u{0}b\\u0000 😀", "",
+            ])
     }
 
     @Test(arguments: ["", "{}", #"{"TraceSegmentDocuments":[]}"#, #"{"TraceSegmentDocuments":null}"#])
@@ -87,7 +98,8 @@ private let account = AccountID(rawValue: 111_122_223_333)
 
     @Test(arguments: [
         #"{"TraceSegmentDocuments":"x"}"#, #"{"TraceSegmentDocuments":{}}"#, #"{"TraceSegmentDocuments":[{}]}"#,
-        #"{"TraceSegmentDocuments":["a",1]}"#, #"{"TraceSegmentDocuments":[null]}"#, #"{"TraceSegmentDocuments":["\ud800"]}"#,
+        #"{"TraceSegmentDocuments":["a",1]}"#, #"{"TraceSegmentDocuments":[null]}"#,
+        #"{"TraceSegmentDocuments":["\ud800"]}"#,
     ])
     func `an envelope of wrong types is a SerializationException`(body: String) {
         let error = #expect(throws: APIError.self) { try documents(bytes(body)) }
@@ -97,11 +109,14 @@ private let account = AccountID(rawValue: 111_122_223_333)
     // If this fails, the daemon stops processing the rest of the refused documents.
     @Test func `refused documents are listed with id, code and text`() {
         let response = PutTraceSegmentsResponse(refusals: [
-            Refusal(id: "9f1c20aa00d1e7b2", code: "InvalidTraceId", kind: .segment), Refusal(id: nil, code: "ParseError", kind: .entity),
+            Refusal(id: "9f1c20aa00d1e7b2", code: "InvalidTraceId", kind: .segment),
+            Refusal(id: nil, code: "ParseError", kind: .entity),
             Refusal(id: "00c0ffee00c0ffee", code: "MissingEndTime", kind: .subsegment),
         ])
         #expect(String(decoding: response.body, as: UTF8.self) == CapturedExamples.putTraceSegmentsAnswer)
-        #expect(String(decoding: PutTraceSegmentsResponse(refusals: []).body, as: UTF8.self) == #"{"UnprocessedTraceSegments":[]}"#)
+        #expect(
+            String(decoding: PutTraceSegmentsResponse(refusals: []).body, as: UTF8.self)
+                == #"{"UnprocessedTraceSegments":[]}"#)
     }
 }
 
@@ -135,10 +150,13 @@ private let account = AccountID(rawValue: 111_122_223_333)
 
     // If this fails, `10.0` of a client without integers is refused.
     @Test func `integers may be written with a zero fraction, and a hundred records are the most`() throws {
-        let request = try PutTelemetryRecordsRequest(body: bytes(#"{"TelemetryRecords":[{"Timestamp":1,"SegmentsSentCount":10.0}]}"#))
+        let request = try PutTelemetryRecordsRequest(
+            body: bytes(#"{"TelemetryRecords":[{"Timestamp":1,"SegmentsSentCount":10.0}]}"#))
         #expect(request.records[0].segmentsSentCount == 10)
         let records = Array(repeating: #"{"Timestamp":1}"#, count: 101)
-        func body(_ count: Int) -> [UInt8] { bytes("{\"TelemetryRecords\":[\(records.prefix(count).joined(separator: ","))]}") }
+        func body(_ count: Int) -> [UInt8] {
+            bytes("{\"TelemetryRecords\":[\(records.prefix(count).joined(separator: ","))]}")
+        }
         #expect(try PutTelemetryRecordsRequest(body: body(100)).records.count == 100)
         #expect(throws: APIError.self) { try PutTelemetryRecordsRequest(body: body(101)) }
     }
@@ -151,21 +169,33 @@ private let account = AccountID(rawValue: 111_122_223_333)
     @Test func `ids are read in either case and as bare hex, in request order`() throws {
         let request = try BatchGetTracesRequest(body: bytes(CapturedExamples.batchGetTraces))
         #expect(
-            request.traceIDs.map(\.description) == ["1-65536f00-0123456789abcdef01234567", "1-5759e988-bd862e3fe1be46a994272793"])
+            request.traceIDs.map(\.description) == [
+                "1-65536f00-0123456789abcdef01234567", "1-5759e988-bd862e3fe1be46a994272793",
+            ])
     }
 
     // The rows of `traces.md` §3.
     @Test func `BatchGetTraces refuses with the recorded texts`() {
         func refusal(_ body: String) -> String? {
-            #expect(throws: APIError.self) { try BatchGetTracesRequest(body: bytes(body)) }.map { "\($0.name) \($0.message)" }
+            #expect(throws: APIError.self) { try BatchGetTracesRequest(body: bytes(body)) }.map {
+                "\($0.name) \($0.message)"
+            }
         }
         let six = (0..<6).map { "\"1-65536f00-00000000000000000000000\($0)\"" }.joined(separator: ",")
         #expect(refusal("{\"TraceIds\":[\(six)]}") == "InvalidRequestException Exceeding maximum query size: 5")
-        #expect(refusal(#"{"TraceIds":["1-xyz"]}"#) == "InvalidRequestException Invalid trace id 1-xyz: incorrect id format")
+        #expect(
+            refusal(#"{"TraceIds":["1-xyz"]}"#) == "InvalidRequestException Invalid trace id 1-xyz: incorrect id format"
+        )
         #expect(refusal(#"{"TraceIds":[""]}"#) == "InvalidRequestException Invalid trace id : incorrect id format")
-        #expect(refusal("{\"TraceIds\":[\"\(id)\",\"65536F000123456789abcdef01234567\"]}") == "InvalidRequestException Containing duplicate trace ids")
-        #expect(refusal("{\"TraceIds\":[\"\(id)\"],\"NextToken\":\"x\"}") == "InvalidRequestException NextToken is currently not supported")
-        #expect(refusal("{\"TraceIds\":[\"\(id)\"],\"NextToken\":\"\"}") == "InvalidRequestException NextToken is currently not supported")
+        #expect(
+            refusal("{\"TraceIds\":[\"\(id)\",\"65536F000123456789abcdef01234567\"]}")
+                == "InvalidRequestException Containing duplicate trace ids")
+        #expect(
+            refusal("{\"TraceIds\":[\"\(id)\"],\"NextToken\":\"x\"}")
+                == "InvalidRequestException NextToken is currently not supported")
+        #expect(
+            refusal("{\"TraceIds\":[\"\(id)\"],\"NextToken\":\"\"}")
+                == "InvalidRequestException NextToken is currently not supported")
         #expect(refusal("{}") == "InvalidRequestException TraceIds is required")
         #expect(refusal(#"{"TraceIds":[]}"#)?.hasPrefix("InvalidRequestException TraceIds") == true)
         #expect(refusal(#"{"TraceIds":"x"}"#)?.hasPrefix("SerializationException") == true)
@@ -177,16 +207,22 @@ private let account = AccountID(rawValue: 111_122_223_333)
     // The rows of `service-graph.md` §1.
     @Test func `GetTraceGraph takes a hundred ids, once each, and refuses with the recorded texts`() throws {
         #expect(try GetTraceGraphRequest(body: bytes(CapturedExamples.getTraceGraph)).traceIDs.count == 1)
-        let twice = try GetTraceGraphRequest(body: bytes("{\"TraceIds\":[\"\(id)\",\"\(id)\"],\"NextToken\":\"ignored\"}"))
+        let twice = try GetTraceGraphRequest(
+            body: bytes("{\"TraceIds\":[\"\(id)\",\"\(id)\"],\"NextToken\":\"ignored\"}"))
         #expect(twice.traceIDs.count == 1)
         for body in ["{}", #"{"TraceIds":[]}"#, #"{"TraceIds":null}"#] {
-            #expect(throws: APIError.invalidRequest("Zero trace ids provided")) { try GetTraceGraphRequest(body: bytes(body)) }
+            #expect(throws: APIError.invalidRequest("Zero trace ids provided")) {
+                try GetTraceGraphRequest(body: bytes(body))
+            }
         }
         #expect(throws: APIError.invalidRequest("Invalid traceId. ErrorCode: InvalidId")) {
             try GetTraceGraphRequest(body: bytes(#"{"TraceIds":["1-2-3"]}"#))
         }
         func body(_ count: Int) -> [UInt8] {
-            bytes("{\"TraceIds\":[" + (0..<count).map { "\"1-65536f00-\(String(1_000_000_000_000 + $0) + "00000000000")\"" }.joined(separator: ",") + "]}")
+            bytes(
+                "{\"TraceIds\":["
+                    + (0..<count).map { "\"1-65536f00-\(String(1_000_000_000_000 + $0) + "00000000000")\"" }.joined(
+                        separator: ",") + "]}")
         }
         #expect(try GetTraceGraphRequest(body: body(100)).traceIDs.count == 100)
         #expect(throws: APIError.self) { try GetTraceGraphRequest(body: body(101)) }
@@ -195,7 +231,9 @@ private let account = AccountID(rawValue: 111_122_223_333)
 }
 
 @Suite struct WindowedRequestTests {
-    private func summaries(_ body: String) throws(APIError) -> GetTraceSummariesRequest { try GetTraceSummariesRequest(body: bytes(body)) }
+    private func summaries(_ body: String) throws(APIError) -> GetTraceSummariesRequest {
+        try GetTraceSummariesRequest(body: bytes(body))
+    }
 
     // If this fails, the window is another one than asked for.
     @Test func `the window is cut to whole seconds`() throws {
@@ -228,7 +266,9 @@ private let account = AccountID(rawValue: 111_122_223_333)
     ])
     func `bad windows are refused with the texts of the specification`(body: String, message: String) {
         #expect(throws: APIError.invalidRequest(message)) { try summaries(body) }
-        #expect(throws: APIError.invalidRequest(message)) { try GetServiceGraphRequest(body: bytes(body), account: account) }
+        #expect(throws: APIError.invalidRequest(message)) {
+            try GetServiceGraphRequest(body: bytes(body), account: account)
+        }
     }
 
     @Test func `a day is the longest window`() throws {
@@ -242,29 +282,46 @@ private let account = AccountID(rawValue: 111_122_223_333)
         ("\"Sampling\":true", .partialScan),
         ("\"Sampling\":true,\"SamplingStrategy\":{}", .partialScan),
         ("\"Sampling\":true,\"SamplingStrategy\":{\"Name\":\"PartialScan\",\"Value\":99}", .partialScan),
-        ("\"Sampling\":true,\"TimeRangeType\":\"Event\",\"SamplingStrategy\":{\"Name\":\"FixedRate\",\"Value\":1}", .fixedRate(1)),
-        ("\"Sampling\":true,\"TimeRangeType\":\"Event\",\"SamplingStrategy\":{\"Name\":\"FixedRate\",\"Value\":0}", .fixedRate(0)),
+        (
+            "\"Sampling\":true,\"TimeRangeType\":\"Event\",\"SamplingStrategy\":{\"Name\":\"FixedRate\",\"Value\":1}",
+            .fixedRate(1)
+        ),
+        (
+            "\"Sampling\":true,\"TimeRangeType\":\"Event\",\"SamplingStrategy\":{\"Name\":\"FixedRate\",\"Value\":0}",
+            .fixedRate(0)
+        ),
     ])
-    func `the sampling strategy counts only with sampling`(members: String, sampling: GetTraceSummariesRequest.Sampling) throws {
+    func `the sampling strategy counts only with sampling`(members: String, sampling: GetTraceSummariesRequest.Sampling)
+        throws
+    {
         #expect(try summaries("{\"StartTime\":1,\"EndTime\":2,\(members)}").sampling == sampling)
     }
 
     @Test func `sampling that cannot be done is refused with the recorded texts`() {
         func refusal(_ members: String) -> String? {
-            #expect(throws: APIError.self) { try summaries("{\"StartTime\":1,\"EndTime\":2,\(members)}") }.map(\.message)
+            #expect(throws: APIError.self) { try summaries("{\"StartTime\":1,\"EndTime\":2,\(members)}") }.map(
+                \.message)
         }
         let strategy = "\"Sampling\":true,\"SamplingStrategy\":{\"Name\":\"FixedRate\",\"Value\":0.5}"
-        #expect(refusal(strategy) == "Cannot use FixedRate with input time range type: TraceId. Please try using time range type: Event")
+        #expect(
+            refusal(strategy)
+                == "Cannot use FixedRate with input time range type: TraceId. Please try using time range type: Event")
         #expect(
             refusal(strategy + ",\"TimeRangeType\":\"Service\"")
                 == "Cannot use FixedRate with input time range type: Service. Please try using time range type: Event")
         let rate = "sampling rate must be specified and its value must be between [0, 1]"
         for value in ["", ",\"Value\":1.01", ",\"Value\":-0.1", ",\"Value\":1e999", ",\"Value\":null"] {
-            #expect(refusal("\"TimeRangeType\":\"Event\",\"Sampling\":true,\"SamplingStrategy\":{\"Name\":\"FixedRate\"\(value)}") == rate)
+            #expect(
+                refusal(
+                    "\"TimeRangeType\":\"Event\",\"Sampling\":true,\"SamplingStrategy\":{\"Name\":\"FixedRate\"\(value)}"
+                ) == rate)
         }
         #expect(refusal("\"TimeRangeType\":\"event\"") == "TimeRangeType must be one of [TraceId, Event, Service]")
-        #expect(refusal("\"SamplingStrategy\":{\"Name\":\"Other\"}") == "SamplingStrategy.Name must be one of [PartialScan, FixedRate]")
-        #expect(refusal("\"FilterExpression\":\"fault = true\"")?.hasPrefix("FilterExpression is not supported") == true)
+        #expect(
+            refusal("\"SamplingStrategy\":{\"Name\":\"Other\"}")
+                == "SamplingStrategy.Name must be one of [PartialScan, FixedRate]")
+        #expect(
+            refusal("\"FilterExpression\":\"fault = true\"")?.hasPrefix("FilterExpression is not supported") == true)
     }
 
     // If this fails, an unknown group is answered with the graph of everything, or Terraform does not understand the answer.
@@ -273,24 +330,32 @@ private let account = AccountID(rawValue: 111_122_223_333)
             try GetServiceGraphRequest(body: bytes("{\"StartTime\":1,\"EndTime\":2,\(members)}"), account: account)
         }
         #expect(throws: Never.self) { try request("\"GroupName\":\"Default\"") }
-        #expect(throws: Never.self) { try request("\"GroupARN\":\"arn:aws:xray:us-east-1:111122223333:group/Default\"") }
+        #expect(throws: Never.self) {
+            try request("\"GroupARN\":\"arn:aws:xray:us-east-1:111122223333:group/Default\"")
+        }
         #expect(throws: APIError.invalidRequest("Group not found.")) { try request("\"GroupName\":\"default\"") }
         #expect(throws: APIError.invalidRequest("Group not found.")) { try request("\"GroupName\":\"mine\"") }
         #expect(throws: APIError.invalidRequest("Group not found.")) {
             try request("\"GroupARN\":\"arn:aws:xray:us-east-1:999922223333:group/Default\"")
         }
         #expect(throws: APIError.invalidRequest("Group not found.")) { try request("\"GroupARN\":\"x\"") }
-        #expect(throws: APIError.invalidRequest("GroupName must have between 1 and 32 characters")) { try request("\"GroupName\":\"\"") }
+        #expect(throws: APIError.invalidRequest("GroupName must have between 1 and 32 characters")) {
+            try request("\"GroupName\":\"\"")
+        }
         #expect(throws: APIError.self) { try request("\"GroupName\":\"\(String(repeating: "g", count: 33))\"") }
     }
 
     // If this fails, a token works for other parameters, or not for the same ones written differently.
     @Test func `the request hash covers every member but the token`() throws {
         let hash = try summaries(#"{"StartTime":1,"EndTime":2}"#).hash
-        #expect(try summaries(#"{"EndTime":2.0,"StartTime":"1","NextToken":"x","FilterExpression":"","New":1}"#).hash == hash)
+        #expect(
+            try summaries(#"{"EndTime":2.0,"StartTime":"1","NextToken":"x","FilterExpression":"","New":1}"#).hash
+                == hash)
         let others = [
-            #"{"StartTime":1.5,"EndTime":2}"#, #"{"StartTime":1,"EndTime":2.5}"#, #"{"StartTime":1,"EndTime":2,"TimeRangeType":"Event"}"#,
-            #"{"StartTime":1,"EndTime":2,"Sampling":true}"#, #"{"StartTime":1,"EndTime":2,"SamplingStrategy":{"Name":"PartialScan"}}"#,
+            #"{"StartTime":1.5,"EndTime":2}"#, #"{"StartTime":1,"EndTime":2.5}"#,
+            #"{"StartTime":1,"EndTime":2,"TimeRangeType":"Event"}"#,
+            #"{"StartTime":1,"EndTime":2,"Sampling":true}"#,
+            #"{"StartTime":1,"EndTime":2,"SamplingStrategy":{"Name":"PartialScan"}}"#,
             #"{"StartTime":1,"EndTime":2,"SamplingStrategy":{"Value":0.5}}"#,
         ]
         for other in others { #expect(try summaries(other).hash != hash) }

@@ -19,7 +19,8 @@ private func text(_ bytes: [UInt8]) -> String { String(decoding: bytes, as: UTF8
         let response = GetServiceGraphResponse(window: window, services: pages.pages[0], nextToken: nil)
         #expect(
             text(response.body)
-                == "{\"StartTime\":1700000000,\"EndTime\":1700000200,\"Services\":[\(WorkedExamples.graphAServices.joined(separator: ","))],\"ContainsOldGroupVersions\":false}")
+                == "{\"StartTime\":1700000000,\"EndTime\":1700000200,\"Services\":[\(WorkedExamples.graphAServices.joined(separator: ","))],\"ContainsOldGroupVersions\":false}"
+        )
     }
 
     // If this fails, queues and what reads from them look different on the map than in worked example B.
@@ -50,7 +51,8 @@ private func text(_ bytes: [UInt8]) -> String { String(decoding: bytes, as: UTF8
         #expect(whole.pages.count == 1 && cut.pages.count == 4 && graph.services.count == 14)
         #expect(cut.pages.map(text).joined(separator: ",") == text(whole.pages[0]))
         #expect(cut.digest == whole.digest)
-        let other = try serviceGraph(of: Array(forests.dropLast()), account: account, window: 1_700_000_000..<1_700_000_200)
+        let other = try serviceGraph(
+            of: Array(forests.dropLast()), account: account, window: 1_700_000_000..<1_700_000_200)
         #expect(ServiceGraphPages(other).digest != whole.digest)
         #expect(ServiceGraphPages(ServiceGraphResult(services: [])).pages == [[]])
     }
@@ -87,7 +89,8 @@ private func text(_ bytes: [UInt8]) -> String { String(decoding: bytes, as: UTF8
             traces: [.init(id: id, duration: nil, limitExceeded: true, segments: [])], unprocessedTraceIDs: [id])
         #expect(
             text(response.body)
-                == #"{"Traces":[{"Id":"1-00000000-000000010000000000000002","LimitExceeded":true,"Segments":[]}],"UnprocessedTraceIds":["1-00000000-000000010000000000000002"]}"#)
+                == #"{"Traces":[{"Id":"1-00000000-000000010000000000000002","LimitExceeded":true,"Segments":[]}],"UnprocessedTraceIds":["1-00000000-000000010000000000000002"]}"#
+        )
     }
 
     // If this fails, a document with quotes, control characters or NUL comes back as other text.
@@ -96,10 +99,14 @@ private func text(_ bytes: [UInt8]) -> String { String(decoding: bytes, as: UTF8
             #"{"id":"00c0ffee00c0ffee","name":"a/b\\\"\u0000\n\u001f é😀","start_time":1700000000,"trace_id":"1-65536f00-0123456789abcdef01234567","end_time":1700000001,"metadata":{"n":{"big":12345678901234567890123,"huge":1e400}}}"#
         let (forest, documents) = try #require(try traces([document], account: account).first)
         let segments = traceDocuments(forest: forest, documents: documents)
-        let body = BatchGetTracesResponse(traces: [.init(id: forest.trace.id, duration: 0, limitExceeded: false, segments: segments)]).body
+        let body = BatchGetTracesResponse(traces: [
+            .init(id: forest.trace.id, duration: 0, limitExceeded: false, segments: segments)
+        ]).body
         let parser = JSONParser()
         let returned = try #require(
-            try parser.parse(body).member("Traces")?.elements.first { _ in true }?.member("Segments")?.elements.first { _ in true }?.member("Document")?.string)
+            try parser.parse(body).member("Traces")?.elements.first { _ in true }?.member("Segments")?.elements.first {
+                _ in true
+            }?.member("Document")?.string)
         let inner = JSONParser()
         let root = try inner.parse(returned.rawBytes)
         #expect(root.member("name")?.string?.string == "a/b\\\"\u{0}\n\u{1f} é😀")
@@ -109,7 +116,8 @@ private func text(_ bytes: [UInt8]) -> String { String(decoding: bytes, as: UTF8
 
 @Suite struct TraceSummariesResponseTests {
     private func render(
-        _ documents: [String], timeRangeType: GetTraceSummariesRequest.TimeRangeType = .traceID, nextToken: String? = nil
+        _ documents: [String], timeRangeType: GetTraceSummariesRequest.TimeRangeType = .traceID,
+        nextToken: String? = nil
     ) throws -> String {
         var response = GetTraceSummariesResponse(timeRangeType: timeRangeType)
         var count = 0
@@ -142,16 +150,19 @@ private func text(_ bytes: [UInt8]) -> String { String(decoding: bytes, as: UTF8
                 == "{\"TraceSummaries\":[\(expected)}],\"ApproximateTime\":1700000000,\"TracesProcessedCount\":1}")
         #expect(
             try render([document], timeRangeType: .event, nextToken: "next")
-                == "{\"TraceSummaries\":[\(expected),\"MatchedEventTime\":1700000000}],\"ApproximateTime\":1700000000,\"TracesProcessedCount\":1,\"NextToken\":\"next\"}")
+                == "{\"TraceSummaries\":[\(expected),\"MatchedEventTime\":1700000000}],\"ApproximateTime\":1700000000,\"TracesProcessedCount\":1,\"NextToken\":\"next\"}"
+        )
     }
 
     // If this fails, SDKs that index into lists crash, or read a duration of a trace that has none.
     @Test func `a bare open trace has its lists and maps, and no durations`() throws {
-        let document = #"{"trace_id":"1-65536f00-0123456789abcdef01234567","id":"00c0ffee00c0ffee","name":"web","start_time":1700000000,"in_progress":true}"#
+        let document =
+            #"{"trace_id":"1-65536f00-0123456789abcdef01234567","id":"00c0ffee00c0ffee","name":"web","start_time":1700000000,"in_progress":true}"#
         let body = try render([document])
         #expect(
             body.hasPrefix(
-                #"{"TraceSummaries":[{"Id":"1-65536f00-0123456789abcdef01234567","StartTime":1700000000,"HasFault":false,"HasError":false,"HasThrottle":false,"IsPartial":true,"Http":{},"Annotations":{},"Users":[],"ServiceIds":[{"Name":"web","Names":["web"]},{"Name":"web","Names":["web"],"Type":"client"}],"ResourceARNs":[],"InstanceIds":[],"AvailabilityZones":[],"EntryPoint":{"Name":"web","Names":["web"]},"FaultRootCauses":[],"ErrorRootCauses":[],"ResponseTimeRootCauses":[],"Revision":1}]"#))
+                #"{"TraceSummaries":[{"Id":"1-65536f00-0123456789abcdef01234567","StartTime":1700000000,"HasFault":false,"HasError":false,"HasThrottle":false,"IsPartial":true,"Http":{},"Annotations":{},"Users":[],"ServiceIds":[{"Name":"web","Names":["web"]},{"Name":"web","Names":["web"],"Type":"client"}],"ResourceARNs":[],"InstanceIds":[],"AvailabilityZones":[],"EntryPoint":{"Name":"web","Names":["web"]},"FaultRootCauses":[],"ErrorRootCauses":[],"ResponseTimeRootCauses":[],"Revision":1}]"#
+            ))
         #expect(!body.contains("null"))
     }
 
@@ -172,7 +183,8 @@ private func text(_ bytes: [UInt8]) -> String { String(decoding: bytes, as: UTF8
             #"{"trace_id":"1-65536f00-0123456789abcdef01234567","id":"a000000000000001","name":"web","start_time":1700000000,"end_time":1700000001,"error":true,"cause":{"exceptions":[{"message":"m"}]}}"#
         #expect(
             try render([document]).contains(
-                #""ErrorRootCauses":[{"ClientImpacting":true,"Services":[{"Name":"web","Names":["web"],"Type":"","Inferred":false,"EntityPath":[{"Name":"web","Remote":false,"Exceptions":[{"Message":"m"}]}]}]}]"#))
+                #""ErrorRootCauses":[{"ClientImpacting":true,"Services":[{"Name":"web","Names":["web"],"Type":"","Inferred":false,"EntityPath":[{"Name":"web","Remote":false,"Exceptions":[{"Message":"m"}]}]}]}]"#
+            ))
     }
 }
 
