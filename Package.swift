@@ -106,7 +106,7 @@ let package = Package(
         tests(of: "Query", ["APIServer", "AccessControl", "JSONText", "SegmentLog", "Segments", "ServiceGraph", "TraceAssembly",
                             "TraceStore", "XRayAPI", nioCore, nioHTTP1, logging]),
         tests(of: "LoadGeneration", ["JSONText", "Segments"]),
-        tests(of: "Verification", ["Segments"]),
+        tests(of: "Verification", ["Segments", "ServiceGraph"]),
         tests(of: "Beamline"),
     ],
     cxxLanguageStandard: .cxx17

@@ -1,4 +1,5 @@
 import Segments
+import ServiceGraph
 import Testing
 
 @testable import Verification
