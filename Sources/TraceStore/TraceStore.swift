@@ -1,101 +1,123 @@
-import AccessControl
+// Everything that is kept in PostgreSQL: what the aggregator derives from the log, and the directory. The aggregator
+// commits batches (`TraceStore+Commit`), the query side reads (`TraceStore+Traces`, `+Graph`), the executable keeps house.
+// It knows rows, not rules: what a trace or a graph is, is decided in the pure modules.
+
 import Logging
 import PostgreSQL
 import Segments
 
 public struct TraceStoreOptions: Sendable {
-    /// Connections for reads; commits have `writerCount` of their own.
+    /// Connections for reads; commits have connections of their own.
     public var readerCount = 3
     public var writerCount = 2
     /// Documents of an account to collect before a dictionary is trained from them.
     public var dictionarySampleBytes = 1_500_000
     public var dictionaryBytes = 64 << 10
+    /// How long a commit is repeated while PostgreSQL is away before it fails.
+    public var commitPatience: Duration = .seconds(20)
 
     public init() {}
 }
 
+/// Safe to call from any task; one per process and database.
 public final class TraceStore: Sendable {
-    public init(database: PostgresConfiguration, options: TraceStoreOptions = .init(), logger: Logger) {}
+    let readers: PostgresPool
+    let writers: PostgresPool
+    let options: TraceStoreOptions
+    let logger: Logger
+    let codec = DocumentCodec()
+    let dictionaries: Dictionaries
+    let days = KnownDays()
+    /// Positions of partitions as far as this process knows.
+    let watch = OffsetWatch()
+
+    /// Connections are opened when first needed. The caller runs `run()` and ends with `close()`.
+    public init(database: PostgresConfiguration, options: TraceStoreOptions = .init(), logger: Logger) {
+        readers = PostgresPool(database, sessionCount: options.readerCount)
+        writers = PostgresPool(database, sessionCount: options.writerCount)
+        self.options = options
+        self.logger = logger
+        dictionaries = Dictionaries(pool: readers, options: options, logger: logger)
+    }
 
     /// Creates or upgrades the tables; safe to be called by several processes at once.
-    public static func migrate(database: PostgresConfiguration, logger: Logger) async throws(TraceStoreError) { throw nothing }
+    public static func migrate(database: PostgresConfiguration) async throws(TraceStoreError) {
+        do {
+            try await PostgresMigrator.migrate(component: StoreSchema.component, StoreSchema.migrations, database: database)
+        } catch {
+            throw TraceStoreError(error, "cannot migrate the store")
+        }
+    }
 
-    /// Checks that the schema is the one this program knows. - Throws: `.schemaMismatch`.
-    public func checkSchema() async throws(TraceStoreError) { throw nothing }
+    /// Checks that the schema is the one this program knows.
+    /// - Throws: `.schemaMismatch` with the command to run; `.unavailable`.
+    public func checkSchema() async throws(TraceStoreError) {
+        let found: Int
+        do {
+            found = try await PostgresMigrator.version(of: StoreSchema.component, on: readers)
+        } catch {
+            throw TraceStoreError(error, "cannot read the schema's version")
+        }
+        guard found == StoreSchema.version else {
+            let remedy = found < StoreSchema.version ? "run `beamline migrate`" : "use a newer beamline"
+            throw TraceStoreError(
+                .schemaMismatch, "the schema has version \(found), this program needs \(StoreSchema.version): \(remedy)")
+        }
+    }
 
-    /// The store's own work: training dictionaries, watching positions moved by other nodes. Until cancelled.
-    public func run() async {}
-    public func close() async {}
+    /// Round trips made so far, for metrics.
+    public var roundTrips: Int { readers.roundTrips + writers.roundTrips }
 
-    // Aggregation
-    public func claim(partitions: [Int], owner: String) async throws(TraceStoreError) -> [PartitionState] { throw nothing }
-    public func commit(_ batch: AggregationBatch) async throws(TraceStoreError) -> CommitOutcome { throw nothing }
-    /// Records that links have been re-checked up to `position`. - Returns: false when the partition has another owner.
-    public func setChecked(partition: Int, position: Int64, ownerEpoch: Int64) async throws(TraceStoreError) -> Bool { throw nothing }
+    /// The store's own work (training dictionaries), until cancelled.
+    public func run() async { await dictionaries.run() }
 
-    // Traces
-    public func storedTraces(account: AccountID, ids: [TraceID]) async throws(TraceStoreError) -> [StoredTrace] { throw nothing }
-    public func summaryPage(
-        account: AccountID, rangeType: TimeRangeType, window: Range<Int64>, after: SummaryCandidate?, limit: Int
-    ) async throws(TraceStoreError) -> [SummaryCandidate] { throw nothing }
+    /// Ends the connections; calls under way fail.
+    public func close() async {
+        await readers.close()
+        await writers.close()
+    }
 
-    // Graph
-    public func graphBlocks(account: AccountID, minutes: Range<Int64>) async throws(TraceStoreError) -> [GraphBlockRow] { throw nothing }
-    /// Merges the rows of minutes that had no new row for a while. - Returns: number of rows removed.
-    /// - Parameter merge: adds blocks of one minute up to one (nil: everything cancelled out).
-    public func compactGraphBlocks(
-        partition: Int, minutes: Range<Int64>, minimumRows: Int = 2, maximumRows: Int = 2_000,
-        merge: @Sendable ([[UInt8]]) throws -> [UInt8]?
-    ) async throws -> Int { throw nothing }
+    func ask(_ statement: PostgresStatement) async throws(TraceStoreError) -> PostgresResult {
+        do {
+            return try await readers.run(statement)
+        } catch {
+            throw TraceStoreError(error, "cannot read from the store")
+        }
+    }
 
-    // Links
-    /// Links of the given consumer traces.
-    public func links(account: AccountID, ofConsumers: [TraceID]) async throws(TraceStoreError) -> [StoredLink] { throw nothing }
-    /// Links that point at the given traces.
-    public func links(account: AccountID, toTargets: [TraceID]) async throws(TraceStoreError) -> [StoredLink] { throw nothing }
-
-    // Positions (ruling 4)
-    public func positions() async throws(TraceStoreError) -> [PartitionState] { throw nothing }
-    /// Waits until each partition's position has reached the offset. - Returns: false after the time-out.
-    public func waitForPositions(_ offsets: [(partition: Int, offset: Int64)], timeout: Duration) async throws(TraceStoreError) -> Bool { throw nothing }
-
-    // Inbox, telemetry, settings, sizes
-    public func inbox(account: AccountID?, limit: Int) async throws(TraceStoreError) -> [InboxEntry] { throw nothing }
-    public func inboxCount() async throws(TraceStoreError) -> Int { throw nothing }
-    public func clearInbox(account: AccountID) async throws(TraceStoreError) -> Int { throw nothing }
-    public func appendTelemetry(_ records: [TelemetryRecord]) async throws(TraceStoreError) { throw nothing }
-    public func setting(account: AccountID, name: String) async throws(TraceStoreError) -> [UInt8]? { throw nothing }
-    public func setSetting(account: AccountID, name: String, value: [UInt8]?) async throws(TraceStoreError) { throw nothing }
-    public func tableSizes() async throws(TraceStoreError) -> [TableSize] { throw nothing }
-    /// For `verify`: traces of an account in order of id. - Returns: at most `limit` ids after `after`.
-    public func traceIDs(account: AccountID, after: TraceID?, limit: Int) async throws(TraceStoreError) -> [TraceID] { throw nothing }
-
-    // Retention
-    /// Creates the day partitions from yesterday to the day after tomorrow.
-    public func prepareDays(around day: Int) async throws(TraceStoreError) { throw nothing }
-    /// Removes what was received (graph: what ended) before the day: documents, traces, blocks, links, inbox, telemetry.
-    public func removeDays(before day: Int) async throws(TraceStoreError) { throw nothing }
-
-    // Directory
-    public func accounts() async throws(TraceStoreError) -> [Account] { throw nothing }
-    public func createAccount(_ account: Account) async throws(TraceStoreError) { throw nothing }
-    public func setAccountState(_ id: AccountID, _ state: AccountState) async throws(TraceStoreError) { throw nothing }
-    public func deleteAccount(_ id: AccountID) async throws(TraceStoreError) { throw nothing }
-    public func accessKeys(account: AccountID?) async throws(TraceStoreError) -> [AccessKey] { throw nothing }
-    public func createAccessKey(_ key: AccessKey) async throws(TraceStoreError) { throw nothing }
-    public func setAccessKeyActive(_ id: String, _ isActive: Bool) async throws(TraceStoreError) { throw nothing }
-    public func deleteAccessKey(_ id: String) async throws(TraceStoreError) { throw nothing }
-
-    /// The directory as the API server asks it; answers are cached for `cacheTime` (at most 30 s).
-    /// - Parameter decrypt: the clear secret of a key; called once per cached answer.
-    public func credentialDirectory(
-        cacheTime: Duration = .seconds(10), decrypt: @escaping @Sendable (AccessKey) throws -> SecretKey
-    ) -> StoredCredentialDirectory { StoredCredentialDirectory() }
+    @discardableResult
+    func change(_ statements: PostgresStatement...) async throws(TraceStoreError) -> [PostgresResult] {
+        do {
+            return try await writers.run(statements)
+        } catch {
+            throw TraceStoreError(error, "cannot write to the store")
+        }
+    }
 }
 
-public final class StoredCredentialDirectory: CredentialDirectory {
-    public func credential(for accessKeyID: String) async throws -> Credential? { throw nothing }
-    public func accountState(of account: AccountID) async throws -> AccountState? { throw nothing }
+extension TraceStoreError {
+    init(_ error: PostgresError, _ what: String) {
+        self.init(
+            error.isRetriable || error.code == .closed ? .unavailable : .refused, "\(what): \(error)",
+            isRetriable: error.isRetriable)
+    }
 }
 
-let nothing = TraceStoreError(.unavailable, "")
+extension TraceID {
+    init(_ uuid: (high: UInt64, low: UInt64)) { self.init(high: uuid.high, low: uuid.low) }
+}
+
+extension PostgresArray {
+    mutating func append(_ account: AccountID) { append(Int64(bitPattern: account.rawValue)) }
+    mutating func append(_ id: TraceID) { append(uuid: id.high, id.low) }
+}
+
+extension PostgresStatement {
+    mutating func bind(_ account: AccountID) { bind(Int64(bitPattern: account.rawValue)) }
+    mutating func bind(_ id: TraceID) { bind(uuid: id.high, id.low) }
+    mutating func bind(_ ids: [TraceID]) {
+        var array = PostgresArray.uuid
+        for id in ids { array.append(id) }
+        bind(array)
+    }
+}

@@ -1,0 +1,215 @@
+// Blocks of observations, the links between traces, and the positions of the partitions: what the graph is made from and
+// how far it is complete. Also the merging of a minute's many deltas into one block.
+
+import PostgreSQL
+import Segments
+
+extension TraceStore {
+    /// All blocks of the minutes; several rows of a minute add up.
+    /// - Parameter minutes: minutes since 1970.
+    public func graphBlocks(account: AccountID, minutes: Range<Int64>) async throws(TraceStoreError) -> [GraphBlockRow] {
+        var statement = PostgresStatement("""
+            SELECT minute, encoding, block FROM graph_blocks WHERE account = $1 AND minute >= $2 AND minute < $3
+            ORDER BY minute
+            """)
+        statement.bind(account)
+        statement.bind(minutes.lowerBound)
+        statement.bind(minutes.upperBound)
+        let rows = try await ask(statement)
+        let blocks = try decodeBlocks(rows, encoding: 1, block: 2)
+        return blocks.enumerated().map { GraphBlockRow(minute: rows.int($0.offset, 0), bytes: $0.element) }
+    }
+
+    private func decodeBlocks(_ rows: PostgresResult, encoding: Int, block: Int) throws(TraceStoreError) -> [[UInt8]] {
+        try codec.withDecompressor { decompressor throws(TraceStoreError) in
+            var blocks: [[UInt8]] = []
+            blocks.reserveCapacity(rows.rowCount)
+            for row in 0..<rows.rowCount {
+                blocks.append(
+                    try BlockEncoding.decode(row, encoding: encoding, block: block, of: rows, with: decompressor))
+            }
+            return blocks
+        }
+    }
+
+    // MARK: Compaction
+
+    /// A minute of an account with several rows of one partition.
+    private struct Crowd {
+        var account: AccountID
+        var minute: Int64
+    }
+
+    /// Merges the rows a partition has for the same minute of an account into one, each minute in a transaction of its
+    /// own. Readers see either the old rows or the new one; rows that the partition's writer adds meanwhile stay.
+    /// To be called by the partition's owner, for minutes that are quiet.
+    /// - Parameters:
+    ///   - minutes: minutes since 1970.
+    ///   - minimumRows: minutes with fewer rows are left alone.
+    ///   - maximumRows: rows merged by one call.
+    ///   - merge: adds blocks up to one; nil: everything cancelled out.
+    /// - Returns: number of rows that went.
+    public func compactGraphBlocks(
+        partition: Int, minutes: Range<Int64>, minimumRows: Int = 2, maximumRows: Int = 2_000,
+        merge: @Sendable ([[UInt8]]) throws -> [UInt8]?
+    ) async throws -> Int {
+        // Accounts are found by hopping from one to the next in the key's index.
+        var find = PostgresStatement("""
+            WITH RECURSIVE found AS (
+                (SELECT account FROM graph_blocks ORDER BY account LIMIT 1)
+                UNION ALL
+                SELECT (SELECT b.account FROM graph_blocks b WHERE b.account > f.account ORDER BY b.account LIMIT 1)
+                FROM found f WHERE f.account IS NOT NULL)
+            SELECT b.account, b.minute FROM found f
+            CROSS JOIN LATERAL (
+                SELECT g.account, g.minute, count(*) AS rows FROM graph_blocks g
+                WHERE g.account = f.account AND g.minute >= $2 AND g.minute < $3 AND g.partition = $1
+                GROUP BY g.account, g.minute HAVING count(*) >= $4) b
+            WHERE f.account IS NOT NULL
+            ORDER BY b.rows DESC LIMIT $5
+            """)
+        find.bind(Int32(clamping: partition))
+        find.bind(minutes.lowerBound)
+        find.bind(minutes.upperBound)
+        find.bind(Int64(max(2, minimumRows)))
+        find.bind(Int64(max(1, maximumRows)))
+        let rows = try await ask(find)
+        var removed = 0
+        for row in 0..<rows.rowCount where removed < maximumRows {
+            let crowd = Crowd(account: AccountID(rawValue: UInt64(bitPattern: rows.int(row, 0))), minute: rows.int(row, 1))
+            removed += try await compact(crowd, partition: partition, merge: merge)
+        }
+        return removed
+    }
+
+    private func compact(
+        _ crowd: Crowd, partition: Int, merge: @Sendable ([[UInt8]]) throws -> [UInt8]?
+    ) async throws -> Int {
+        var read = PostgresStatement("""
+            SELECT level, last_offset, encoding, block FROM graph_blocks
+            WHERE account = $1 AND minute = $2 AND partition = $3 ORDER BY level, last_offset
+            """)
+        read.bind(crowd.account)
+        read.bind(crowd.minute)
+        read.bind(Int32(clamping: partition))
+        let rows = try await ask(read)
+        guard rows.rowCount > 1 else { return 0 }
+        let merged = try merge(try decodeBlocks(rows, encoding: 2, block: 3))
+        let isReplaced = try await replace(rows, of: crowd, partition: partition, by: merged)
+        return isReplaced ? rows.rowCount - (merged == nil ? 0 : 1) : 0
+    }
+
+    /// - Returns: false when one of the rows has gone meanwhile (retention, a second compactor); nothing happened then.
+    private func replace(
+        _ rows: PostgresResult, of crowd: Crowd, partition: Int, by merged: [UInt8]?
+    ) async throws(TraceStoreError) -> Bool {
+        var levels = PostgresArray.int2
+        var offsets = PostgresArray.int8
+        for row in 0..<rows.rowCount {
+            levels.append(Int16(truncatingIfNeeded: rows.int(row, 0)))
+            offsets.append(rows.int(row, 1))
+        }
+        var delete = PostgresStatement("""
+            WITH gone AS (
+                DELETE FROM graph_blocks g USING unnest($4::int2[], $5::int8[]) AS w (level, last_offset)
+                WHERE g.account = $1 AND g.minute = $2 AND g.partition = $3
+                  AND g.level = w.level AND g.last_offset = w.last_offset
+                RETURNING 1)
+            SELECT commit_requires(count(*) = cardinality($5::int8[]), 'BL003') FROM gone
+            """)
+        delete.bind(crowd.account)
+        delete.bind(crowd.minute)
+        delete.bind(Int32(clamping: partition))
+        delete.bind(levels)
+        delete.bind(offsets)
+        var statements = [delete]
+        if let merged {
+            let (encodings, bytes) = try encodeBlocks([merged])
+            var insert = PostgresStatement("""
+                INSERT INTO graph_blocks (account, minute, partition, last_offset, level, encoding, block)
+                SELECT $1, $2, $3, $4, 1, * FROM unnest($5::int2[], $6::bytea[])
+                """)
+            insert.bind(crowd.account)
+            insert.bind(crowd.minute)
+            insert.bind(Int32(clamping: partition))
+            insert.bind((0..<rows.rowCount).map { rows.int($0, 1) }.max() ?? 0)
+            insert.bind(encodings)
+            insert.bind(bytes)
+            statements.append(insert)
+        }
+        do {
+            try await writers.run(statements)
+            return true
+        } catch {
+            if error.sqlState == "BL003" { return false }
+            throw TraceStoreError(error, "cannot merge graph blocks")
+        }
+    }
+
+    // MARK: Links
+
+    /// Links of the given consumer traces, with the facts last used.
+    public func links(account: AccountID, ofConsumers ids: [TraceID]) async throws(TraceStoreError) -> [StoredLink] {
+        try await links(account, ids, by: "consumer_trace")
+    }
+
+    /// Links that point at entities of the given traces.
+    public func links(account: AccountID, toTargets ids: [TraceID]) async throws(TraceStoreError) -> [StoredLink] {
+        try await links(account, ids, by: "target_trace")
+    }
+
+    private func links(
+        _ account: AccountID, _ ids: [TraceID], by column: StaticString
+    ) async throws(TraceStoreError) -> [StoredLink] {
+        guard !ids.isEmpty else { return [] }
+        var statement = PostgresStatement("""
+            SELECT consumer_trace, target_trace, target_entity, facts FROM links
+            WHERE account = $1 AND \(column) = ANY ($2::uuid[])
+            """)
+        statement.bind(account)
+        statement.bind(ids)
+        let rows = try await ask(statement)
+        return (0..<rows.rowCount).map { row in
+            StoredLink(
+                consumer: TraceID(rows.uuid(row, 0)), target: TraceID(rows.uuid(row, 1)),
+                entity: EntityID(rawValue: UInt64(bitPattern: rows.int(row, 2))),
+                facts: rows.isNull(row, 3) ? nil : rows.bytes(row, 3))
+        }
+    }
+
+    // MARK: Positions
+
+    /// How far each partition is folded.
+    public func positions() async throws(TraceStoreError) -> [PartitionState] {
+        let rows = try await ask(
+            PostgresStatement("""
+                SELECT partition, position, checked_position, owner_epoch, received_through FROM log_positions
+                ORDER BY partition
+                """))
+        let states = Self.partitionStates(rows)
+        watch.report(states.map { ($0.partition, $0.position) })
+        return states
+    }
+
+    /// Waits until each partition's position has reached the offset. Commits of this process are noticed at once, those
+    /// of others by looking every 25 ms.
+    /// - Returns: false after the time-out.
+    public func waitForPositions(
+        _ offsets: [(partition: Int, offset: Int64)], timeout: Duration
+    ) async throws(TraceStoreError) -> Bool {
+        let clock = ContinuousClock()
+        let deadline = clock.now + timeout
+        if await watch.wait(for: offsets, all: true, timeout: .zero) { return true }
+        while true {
+            let states = try await positions()
+            let isReached = offsets.allSatisfy { wanted in
+                wanted.offset <= 0
+                    || states.contains { $0.partition == wanted.partition && $0.position >= wanted.offset }
+            }
+            if isReached { return true }
+            let left = deadline - clock.now
+            if left <= .zero || Task.isCancelled { return false }
+            if await watch.wait(for: offsets, all: true, timeout: min(left, .milliseconds(25))) { return true }
+        }
+    }
+}
