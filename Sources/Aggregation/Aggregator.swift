@@ -42,7 +42,7 @@ public actor Aggregator: Service {
     private let owner: String
     private let recheck: LinkRecheck
 
-    private var fold: BatchFold
+    private let fold: BatchFold
     private var partitions: [PartitionState] = []
     private var commitUnderWay: Task<CommitOutcome, any Error>?
 

@@ -20,7 +20,7 @@ struct FoldedBatch {
 }
 
 /// Folds batches one after the other. Owned by one worker, on its thread.
-struct BatchFold {
+final class BatchFold {
     private struct Record {
         var partition: Int
         var entry: LogEntry
@@ -55,7 +55,7 @@ struct BatchFold {
     /// Folds the records of one or several partitions; the cache then holds the state after them.
     /// - Parameter moves: the positions of those partitions, written with the rows.
     /// - Throws: when the store cannot be read. The cache is then no longer to be trusted: drop it.
-    mutating func fold(_ batches: [LogBatch], moves: [PositionMove]) async throws(TraceStoreError) -> FoldedBatch {
+    func fold(_ batches: [LogBatch], moves: [PositionMove]) async throws(TraceStoreError) -> FoldedBatch {
         var result = FoldedBatch()
         result.rows.positions = moves
         var touched: [Touched] = []
@@ -84,7 +84,7 @@ struct BatchFold {
     }
 
     /// Parses the records and brings together each trace with what the batch has for it.
-    private mutating func gather(
+    private func gather(
         _ batches: [LogBatch], into touched: inout [Touched], _ result: inout FoldedBatch
     ) async throws(TraceStoreError) {
         var places: [TraceKey: Int] = [:]
@@ -114,13 +114,17 @@ struct BatchFold {
 
     /// Parses a document, or puts it into the inbox: a poison record never stops its partition.
     private func parse(_ entry: LogEntry, partition: Int, _ result: inout FoldedBatch) -> SegmentDocument? {
-        do throws(Refusal) {
-            let document = try entry.value.withUnsafeBytes { bytes throws(Refusal) in try parser.parse(bytes) }
-            if document.traceID == entry.traceID { return document }
+        let parsed = entry.value.withUnsafeBytes { bytes in
+            Result { () throws(Refusal) in try parser.parse(bytes) }
+        }
+        switch parsed {
+        case .success(let document) where document.traceID == entry.traceID:
+            return document
+        case .success(let document):
             reject(
                 entry, partition: partition, code: "InvalidTraceId",
                 reason: "the record's key is \(entry.traceID), its document belongs to \(document.traceID)", &result)
-        } catch let refusal {
+        case .failure(let refusal):
             reject(entry, partition: partition, code: refusal.code, reason: refusal.message, &result)
         }
         return nil
