@@ -1,7 +1,8 @@
-// The HTTP server of the API. In: operations, a directory of credentials, settings. It runs as a service: it listens until graceful
-// shutdown, then stops accepting, lets running requests finish and returns.
-// Listening, accepting and draining are Hummingbird's (`HummingbirdCore.Server`). What happens on one connection is ours
-// (`Connection.swift`), because framing errors, time-outs and early refusals must be answered in the error format of the API.
+// The HTTP server of the API. In: operations, a directory of credentials, settings. It runs as a service: it listens
+// until graceful shutdown, then stops accepting, lets running requests finish and returns. Listening, accepting and
+// draining are Hummingbird's (`HummingbirdCore.Server`). What happens on one connection is ours
+// (`ConnectionHandler.swift`), because framing errors, time-outs and early refusals must be answered in the error
+// format of the API.
 
 import AccessControl
 import Glibc
@@ -13,8 +14,8 @@ import NIOPosix
 import ServiceLifecycle
 import XRayAPI
 
-/// Called once per answered request: the operation's name (`Unknown` for paths that are none), the status, the seconds from its first byte to
-/// its answer. Called on event loops: it must not block.
+/// Called once per answered request: the operation's name (`Unknown` for paths that are none), the status, the seconds
+/// from its first byte to its answer. Called on event loops: it must not block.
 public typealias RequestObserver = @Sendable (_ operation: String, _ status: Int, _ seconds: Double) -> Void
 
 /// Serves operations over HTTP/1.1.
@@ -42,7 +43,8 @@ public struct APIService: Service {
         self.onListening = onListening
         self.logger = logger
         responder = Responder(
-            operations: operations, configuration: configuration, directory: directory, isReady: isReady, logger: logger)
+            operations: operations, configuration: configuration, directory: directory, isReady: isReady, logger: logger
+        )
     }
 
     /// Bytes of request bodies that are being read or worked on now.
@@ -130,10 +132,12 @@ private struct APIChannel: ServerChildChannel {
     }
 }
 
-/// Keeps the listening socket alive through errors of `accept` that pass (a connection aborted in the queue, no file descriptors left):
-/// they must not reach the server, which would stop. After one it does not accept for a moment, so that it does not spin.
+/// Keeps the listening socket alive through errors of `accept` that pass (a connection aborted in the queue, no file
+/// descriptors left): they must not reach the server, which would stop. After one it does not accept for a moment, so
+/// that it does not spin.
 private final class AcceptErrorHandler: ChannelDuplexHandler, @unchecked Sendable {
-    // Unchecked: it is created on one thread, handed over once, and then only used by the pipeline on the channel's event loop.
+    // Unchecked: it is created on one thread, handed over once, and then only used by the pipeline on the channel's
+    // event loop.
     typealias InboundIn = Channel
     typealias OutboundIn = Never
 

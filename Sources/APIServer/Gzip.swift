@@ -1,5 +1,5 @@
-// Decompresses gzip request bodies with zlib. A bomb is stopped at the limit: never more than `limit` bytes, plus one step of
-// 64 KiB, are written.
+// Decompresses gzip request bodies with zlib. A bomb is stopped at the limit: never more than `limit` bytes, plus one
+// step of 64 KiB, are written.
 
 import CZlib
 import NIOCore

@@ -2,8 +2,8 @@
 
 import Synchronization
 
-/// A slot for one request. The event loop delivers, the task takes; the connection delivers the next request only after the answer
-/// to the previous one, so the slot cannot overflow.
+/// A slot for one request. The event loop delivers, the task takes; the connection delivers the next request only after
+/// the answer to the previous one, so the slot cannot overflow.
 final class Mailbox: Sendable {
     private enum State {
         case empty

@@ -1,5 +1,6 @@
-// Token buckets per (account, operation class), kept by this process (`api.md` §1.5). A request takes one unit before it runs;
-// what it really cost is only known afterwards and may put the bucket into debt, which later requests wait for.
+// Token buckets per (account, operation class), kept by this process (`api.md` §1.5). A request takes one unit before
+// it runs; what it really cost is only known afterwards and may put the bucket into debt, which later requests wait
+// for.
 
 import Segments
 import Synchronization

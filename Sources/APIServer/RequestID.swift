@@ -1,4 +1,5 @@
-// Request ids (UUID version 4 in text) and the `Date` header, both made once per response and therefore without Foundation.
+// Request ids (UUID version 4 in text) and the `Date` header, both made once per response and therefore without
+// Foundation.
 
 import AccessControl
 import Synchronization

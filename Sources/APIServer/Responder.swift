@@ -1,5 +1,6 @@
-// Answers one complete request: route, authentication, decompression, target account, authorization, rate limit, handler, in the
-// order of `api.md` §1.4. No sockets here; the connection calls it, and it never throws: every failure is an answer.
+// Answers one complete request: route, authentication, decompression, target account, authorization, rate limit,
+// handler, in the order of `api.md` §1.4. No sockets here; the connection calls it, and it never throws: every failure
+// is an answer.
 
 import AccessControl
 import Crypto
@@ -151,7 +152,8 @@ final class Responder: Sendable {
         }
     }
 
-    /// A refusal is an answer; anything else means that the directory cannot be asked, and nobody is let through unasked.
+    /// A refusal is an answer; anything else means that the directory cannot be asked, and nobody is let through
+    /// unasked.
     private func answer(to error: any Error, during step: String, requestID: String) -> APIError {
         if let refusal = error as? AccessRefusal { return APIError(refusal) }
         logger.warning(

@@ -1,5 +1,5 @@
-// New access keys. The generator is a parameter; the server passes `SystemRandomNumberGenerator`, which is the kernel's.
-// Source: `auth-and-accounts.md` §1.
+// New access keys. The generator is a parameter; the server passes `SystemRandomNumberGenerator`, which is the
+// kernel's. Source: `auth-and-accounts.md` §1.
 
 /// An access key that was just made. The secret is shown to its owner once and stored encrypted (`SecretEncryption`).
 public struct AccessKey: Hashable, Sendable {
@@ -28,7 +28,9 @@ public struct AccessKey: Hashable, Sendable {
         return SecretKey(random(40, of: alphabet, using: &generator))
     }
 
-    private static func random(_ count: Int, of alphabet: String, using generator: inout some RandomNumberGenerator) -> String {
+    private static func random(_ count: Int, of alphabet: String, using generator: inout some RandomNumberGenerator)
+        -> String
+    {
         let characters = Array(alphabet.utf8)
         let text = (0..<count).map { _ in characters[Int.random(in: 0..<characters.count, using: &generator)] }
         return String(decoding: text, as: UTF8.self)

@@ -39,7 +39,8 @@ public enum AccessRefusal: Error, Hashable, Sendable {
         case .missingAuthenticationToken: "Missing Authentication Token"
         case .unrecognizedClient: "The security token included in the request is invalid."
         case .expiredToken: "The security token included in the request is expired"
-        case .incompleteSignature(let text), .invalidSignature(let text), .accessDenied(let text), .invalidRequest(let text):
+        case .incompleteSignature(let text), .invalidSignature(let text), .accessDenied(let text),
+            .invalidRequest(let text):
             text
         }
     }
@@ -60,7 +61,8 @@ extension AccessRefusal {
     static func signatureExpired(signedAt: Int64, now: Int64) -> AccessRefusal {
         let limit = UTCTime.basic(now - Authenticator.clockSkewSeconds)
         return .invalidSignature(
-            "Signature expired: \(UTCTime.basic(signedAt)) is now earlier than \(limit) (\(UTCTime.basic(now)) - 5 min.)")
+            "Signature expired: \(UTCTime.basic(signedAt)) is now earlier than \(limit) (\(UTCTime.basic(now)) - 5 min.)"
+        )
     }
 
     static func signatureNotYetCurrent(signedAt: Int64, now: Int64) -> AccessRefusal {
@@ -71,9 +73,14 @@ extension AccessRefusal {
     }
 
     /// The half of the decision that lacked an `Allow`.
-    enum MissingAllow: String { case identity = "identity-based", resource = "resource-based" }
+    enum MissingAllow: String {
+        case identity = "identity-based"
+        case resource = "resource-based"
+    }
 
-    static func notAuthorized(_ caller: Caller, action: String, resource: String, missing: MissingAllow) -> AccessRefusal {
+    static func notAuthorized(_ caller: Caller, action: String, resource: String, missing: MissingAllow)
+        -> AccessRefusal
+    {
         .accessDenied(
             "User: \(caller.principalARN) is not authorized to perform: xray:\(action) on resource: \(resource) "
                 + "because no \(missing.rawValue) policy allows the xray:\(action) action")

@@ -1,6 +1,6 @@
-// Verifies the SigV4 signature of a request and says who the caller is.
-// In: the request as received, the time, the directory. Out: a `Caller`, or the refusal of the first check that fails, in the
-// order of `auth-and-accounts.md` §2.3. Called once per request by the server, before anything else is looked at.
+// Verifies the SigV4 signature of a request and says who the caller is. In: the request as received, the time, the
+// directory. Out: a `Caller`, or the refusal of the first check that fails, in the order of `auth-and-accounts.md`
+// §2.3. Called once per request by the server, before anything else is looked at.
 
 import Crypto
 import Segments
@@ -66,9 +66,11 @@ public final class Authenticator: Sendable {
         _ request: WireRequest, claim: SignatureClaim, credential: Credential?, now: Micros, isSecure: Bool
     ) throws(AccessRefusal) -> Authenticated {
         // Session keys (`ASIA…`) are not issued, and a long-lived key never comes with a token.
-        let isUsable = credential?.isActive == true && !claim.hasSecurityToken && !claim.accessKeyID.utf8.starts(with: "ASIA".utf8)
+        let isUsable =
+            credential?.isActive == true && !claim.hasSecurityToken && !claim.accessKeyID.utf8.starts(with: "ASIA".utf8)
         let secret = isUsable ? credential?.secret : nil
-        let refusal = verify(request, claim: claim, secret: secret ?? dummySecret, isKnown: isUsable, now: now, isSecure: isSecure)
+        let refusal = verify(
+            request, claim: claim, secret: secret ?? dummySecret, isKnown: isUsable, now: now, isSecure: isSecure)
         guard isUsable, let credential else { throw .unrecognizedClient }
         if let refusal { throw refusal }
         let caller = Caller(
@@ -101,8 +103,12 @@ public final class Authenticator: Sendable {
         }
         if !settings.acceptAnyRegion && claim.scope.region != settings.region { return .wrongRegion }
         let seconds = now.secondsRoundedDown
-        if claim.signedAt < seconds - Self.clockSkewSeconds { return .signatureExpired(signedAt: claim.signedAt, now: seconds) }
-        if claim.signedAt > seconds + Self.clockSkewSeconds { return .signatureNotYetCurrent(signedAt: claim.signedAt, now: seconds) }
+        if claim.signedAt < seconds - Self.clockSkewSeconds {
+            return .signatureExpired(signedAt: claim.signedAt, now: seconds)
+        }
+        if claim.signedAt > seconds + Self.clockSkewSeconds {
+            return .signatureNotYetCurrent(signedAt: claim.signedAt, now: seconds)
+        }
         if let declared = claim.declaredPayloadHash, declared != bodyHash {
             let isUnsigned = declared.elementsEqual(SigV4.unsignedPayload.utf8)
             guard isUnsigned && settings.allowUnsignedPayload && isSecure else { return .signatureMismatch }
@@ -185,7 +191,8 @@ struct SignatureClaim: Sendable {
     }
 
     private static func withoutDefaultPort(_ host: [UInt8]) -> [UInt8]? {
-        for port in [":80", ":443"] where host.count > port.utf8.count && host.suffix(port.utf8.count).elementsEqual(port.utf8) {
+        for port in [":80", ":443"]
+        where host.count > port.utf8.count && host.suffix(port.utf8.count).elementsEqual(port.utf8) {
             return Array(host.dropLast(port.utf8.count))
         }
         return nil
@@ -206,7 +213,8 @@ private struct RelevantHeaders {
 
     private static let names = (
         authorization: Array("authorization".utf8), amzDate: Array("x-amz-date".utf8), date: Array("date".utf8),
-        host: Array("host".utf8), token: Array("x-amz-security-token".utf8), contentHash: Array("x-amz-content-sha256".utf8),
+        host: Array("host".utf8), token: Array("x-amz-security-token".utf8),
+        contentHash: Array("x-amz-content-sha256".utf8),
         source: Array("x-amz-source-".utf8)
     )
 
@@ -300,7 +308,8 @@ private struct AuthorizationParts {
             throw .unrecognizedClient
         }
         guard signature.count == 64, signature.allSatisfy(Self.isLowerHex) else {
-            throw .incompleteSignature("Authorization header requires 'Signature' to be 64 lower-case hexadecimal digits.")
+            throw .incompleteSignature(
+                "Authorization header requires 'Signature' to be 64 lower-case hexadecimal digits.")
         }
         accessKeyID = String(decoding: elements[0], as: UTF8.self)
         scope = CredentialScope(

@@ -1,5 +1,5 @@
-// Who signed a request and what that principal may do.
-// Made by `Authenticator` from a `Credential`, carried by every operation request, and stored (the ARN) with each batch of documents.
+// Who signed a request and what that principal may do. Made by `Authenticator` from a `Credential`, carried by every
+// operation request, and stored (the ARN) with each batch of documents.
 
 import Segments
 

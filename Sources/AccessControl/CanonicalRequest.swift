@@ -18,7 +18,8 @@ public struct WireRequest: Sendable {
     /// SHA-256 of the body's bytes on the wire (de-chunked, still compressed).
     public var bodyHash: SHA256Digest
 
-    public init(method: String, path: Substring, query: Substring = "", headers: [HeaderField], bodyHash: SHA256Digest) {
+    public init(method: String, path: Substring, query: Substring = "", headers: [HeaderField], bodyHash: SHA256Digest)
+    {
         self.method = method
         self.path = path
         self.query = query
@@ -146,7 +147,9 @@ enum SigV4 {
         var segments: [Substring.UTF8View.SubSequence] = []
         segments.reserveCapacity(4)
         var endsWithSlash = true
-        for segment in path.split(separator: slash, omittingEmptySubsequences: false).dropFirst(path.first == slash ? 1 : 0) {
+        for segment in path.split(separator: slash, omittingEmptySubsequences: false).dropFirst(
+            path.first == slash ? 1 : 0)
+        {
             endsWithSlash = true
             if segment.isEmpty || segment.elementsEqual(CollectionOfOne(dot)) { continue }
             if segment.elementsEqual([dot, dot]) {
@@ -220,7 +223,8 @@ enum SigV4 {
 
     static let hostName = Array("host".utf8)
 
-    /// The values of all headers of that name in order of arrival, trimmed, runs of spaces collapsed, joined with commas.
+    /// The values of all headers of that name in order of arrival, trimmed, runs of spaces collapsed, joined with
+    /// commas.
     private static func appendValues(of name: [UInt8], in headers: [HeaderField], to output: inout [UInt8]) {
         var isFirst = true
         for header in headers where header.name.equalsIgnoringCase(name) {
@@ -251,7 +255,8 @@ enum SigV4 {
     private static func isUnreserved(_ byte: UInt8) -> Bool {
         switch byte {
         case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
-            UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "~"):
+            UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"),
+            UInt8(ascii: "~"):
             true
         default: false
         }

@@ -36,7 +36,8 @@ public struct MasterKey: Sendable {
     /// Reads the key file.
     public static func load(at path: String) throws(MasterKeyError) -> MasterKey {
         guard let key = try loadIfPresent(at: path) else {
-            throw MasterKeyError("there is no master key file \(path); put it there, or start the server once to make one")
+            throw MasterKeyError(
+                "there is no master key file \(path); put it there, or start the server once to make one")
         }
         return key
     }
@@ -58,14 +59,19 @@ public struct MasterKey: Sendable {
         var bytes = [UInt8](repeating: 0, count: byteCount + 1)
         var count = 0
         while count < bytes.count {
-            let received = bytes.withUnsafeMutableBytes { read(file, $0.baseAddress.map { $0 + count }, $0.count - count) }
+            let received = bytes.withUnsafeMutableBytes {
+                read(file, $0.baseAddress.map { $0 + count }, $0.count - count)
+            }
             if received < 0 && errno == EINTR { continue }
-            guard received >= 0 else { throw MasterKeyError("cannot read the master key file \(path): \(lastErrorText())") }
+            guard received >= 0 else {
+                throw MasterKeyError("cannot read the master key file \(path): \(lastErrorText())")
+            }
             if received == 0 { break }
             count += received
         }
         guard count == byteCount, let key = MasterKey(bytes: Array(bytes.prefix(byteCount))) else {
-            throw MasterKeyError("the master key file \(path) must have exactly \(byteCount) bytes; restore it from a backup")
+            throw MasterKeyError(
+                "the master key file \(path) must have exactly \(byteCount) bytes; restore it from a backup")
         }
         return key
     }

@@ -1,6 +1,6 @@
-// Which account a request works on: the caller's own, or the one named by the path prefix `/account/{id}` or by the host
-// `{id}.{suffix}` (`auth-and-accounts.md` §6), and whether the caller may do the action there.
-// Called by the server after authentication and before the operation.
+// Which account a request works on: the caller's own, or the one named by the path prefix `/account/{id}` or by the
+// host `{id}.{suffix}` (`auth-and-accounts.md` §6), and whether the caller may do the action there. Called by the
+// server after authentication and before the operation.
 
 import Segments
 
@@ -23,7 +23,9 @@ public enum AccountPath: Equatable, Sendable {
         let text = path.utf8.dropFirst(prefix.utf8.count)
         let digits = text.prefix(12)
         let rest = text[digits.endIndex...]
-        guard let account = AccountID(String(decoding: digits, as: UTF8.self)), rest.isEmpty || rest.first == UInt8(ascii: "/") else {
+        guard let account = AccountID(String(decoding: digits, as: UTF8.self)),
+            rest.isEmpty || rest.first == UInt8(ascii: "/")
+        else {
             self = .malformed
             return
         }
@@ -65,8 +67,9 @@ public enum Authorization {
     /// - Parameters:
     ///   - accountState: the state of the caller's own account, as authentication found it.
     ///   - resource: the ARN the action works on, or `*`.
-    /// - Throws: `AccessRefusal.accessDenied`, or what the directory throws. Only the caller's own account can be reached:
-    ///   an unknown and a suspended account look the same, and another account lacks the resource-based half of the decision.
+    /// - Throws: `AccessRefusal.accessDenied`, or what the directory throws. Only the caller's own account can be
+    ///   reached: an unknown and a suspended account look the same, and another account lacks the resource-based half
+    ///   of the decision.
     public static func check(
         _ caller: Caller, accountState: AccountState, action: String, resource: String = "*", in account: AccountID,
         directory: any CredentialDirectory

@@ -52,7 +52,8 @@ public enum UTCTime {
     /// Reads `Wed, 01 May 2024 12:00:00 GMT` (RFC 1123); the name of the day is not checked against the date.
     public static func parseHTTPDate(_ text: some Collection<UInt8>) -> Int64? {
         let bytes = Array(text)
-        guard bytes.count == 29, bytes[3] == UInt8(ascii: ","), bytes[4] == UInt8(ascii: " "), bytes[7] == UInt8(ascii: " "),
+        guard bytes.count == 29, bytes[3] == UInt8(ascii: ","), bytes[4] == UInt8(ascii: " "),
+            bytes[7] == UInt8(ascii: " "),
             bytes[11] == UInt8(ascii: " "), bytes[16] == UInt8(ascii: " "), bytes[19] == UInt8(ascii: ":"),
             bytes[22] == UInt8(ascii: ":"), bytes[25...].elementsEqual(" GMT".utf8),
             let month = months.firstIndex(where: { $0.utf8.elementsEqual(bytes[8..<11]) }),

@@ -1,7 +1,8 @@
-// What clients see of HTTP itself: headers, errors, order of checks, framing, sizes, encodings, time-outs (`api.md` §1).
+// What clients see of HTTP itself: headers, errors, order of checks, framing, sizes, encodings, time-outs (`api.md`
+// §1).
 
-import AccessControl
 import APIServer
+import AccessControl
 import CZlib
 import Glibc
 import Segments
@@ -68,17 +69,23 @@ private let unsigned = "POST /TraceSegments HTTP/1.1\r\nHost: h\r\n"
     @Test func `an operation's own headers are sent and the body reaches it unchanged`() async throws {
         try await withServer { server in
             server.gate.open()
-            let response = try await server.exchange(server.signed("/TraceSummaries", body: Array("{\"a\":\"é\"}".utf8)))
+            let response = try await server.exchange(
+                server.signed("/TraceSummaries", body: Array("{\"a\":\"é\"}".utf8)))
             #expect(response.body == "{\"a\":\"é\"}")
             #expect(response.headers["x-beamline-complete-to"] == "2024-05-01T12:00:00Z")
         }
     }
 
     // If this fails, one character of a path decides whether a client works.
-    @Test func `one trailing slash is ignored, case and two slashes are not, other paths are unknown after authentication`() async throws {
+    @Test
+    func `one trailing slash is ignored, case and two slashes are not, other paths are unknown after authentication`()
+        async throws
+    {
         try await withServer { server in
             #expect(try await server.exchange(server.signed("/TraceSegments/")).status == 200)
-            for target in ["/TraceSegments//", "/tracesegments", "/", "/nothing", "/account/111122223333", "/v1/traces"] {
+            for target in [
+                "/TraceSegments//", "/tracesegments", "/", "/nothing", "/account/111122223333", "/v1/traces",
+            ] {
                 let response = try await server.exchange(server.signed(target))
                 #expect(response.status == 404 && response.errorType == "UnknownOperationException", "\(target)")
             }
@@ -178,7 +185,8 @@ private let unsigned = "POST /TraceSegments HTTP/1.1\r\nHost: h\r\n"
             }
             let members = try await server.exchange(
                 server.signed(
-                    "/TraceSegments", body: gzip([1, 2]) + gzip([]) + gzip([3]), headers: [("Content-Encoding", "gzip")]))
+                    "/TraceSegments", body: gzip([1, 2]) + gzip([]) + gzip([3]), headers: [("Content-Encoding", "gzip")]
+                ))
             #expect(members.body.contains("\"length\":3,"))
             let empty = try await server.exchange(
                 server.signed("/TraceSegments", body: [], headers: [("Content-Encoding", "gzip")]))
@@ -328,7 +336,9 @@ private let unsigned = "POST /TraceSegments HTTP/1.1\r\nHost: h\r\n"
     }
 
     // If this fails, a client whose body is shorter than declared waits for ever, or its half body is taken as whole.
-    @Test func `a body shorter than declared is refused when the client ends, a longer one after its request`() async throws {
+    @Test func `a body shorter than declared is refused when the client ends, a longer one after its request`()
+        async throws
+    {
         try await withServer { server in
             try await onThread {
                 let short = try server.connect()
@@ -365,7 +375,8 @@ private let unsigned = "POST /TraceSegments HTTP/1.1\r\nHost: h\r\n"
                 let client = try server.connect()
                 let body = Array("{}".utf8)
                 try client.send(
-                    server.signedHead("/TraceSegments", body: body) + "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+                    server.signedHead("/TraceSegments", body: body)
+                        + "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
                 #expect(try client.response().status == 100)
                 try client.send(body)
                 #expect(try client.response().status == 200)
@@ -389,7 +400,9 @@ private let unsigned = "POST /TraceSegments HTTP/1.1\r\nHost: h\r\n"
                     #expect(response.headers["connection"] == nil)
                 }
                 let lengths = Array(1...200)
-                let requests = lengths.flatMap { server.signed("/TraceSegments", body: [UInt8](repeating: 32, count: $0)) }
+                let requests = lengths.flatMap {
+                    server.signed("/TraceSegments", body: [UInt8](repeating: 32, count: $0))
+                }
                 try client.send(requests)
                 for length in lengths { #expect(try client.response().body.contains("\"length\":\(length),")) }
 
@@ -407,7 +420,9 @@ private let unsigned = "POST /TraceSegments HTTP/1.1\r\nHost: h\r\n"
             let response = try await server.exchange(
                 server.signed(
                     "/TraceSegments",
-                    headers: [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABk")]))
+                    headers: [
+                        ("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABk"),
+                    ]))
             #expect(response.status == 200)
         }
     }
@@ -425,7 +440,10 @@ private let unsigned = "POST /TraceSegments HTTP/1.1\r\nHost: h\r\n"
     // MARK: - Time
 
     // If this fails, slow senders hold connections and memory for ever.
-    @Test(arguments: ["POST /TraceSeg", unsigned + "Content-Length: 10\r\n\r\n{", unsigned + "Transfer-Encoding: chunked\r\n\r\n5\r\n"])
+    @Test(arguments: [
+        "POST /TraceSeg", unsigned + "Content-Length: 10\r\n\r\n{",
+        unsigned + "Transfer-Encoding: chunked\r\n\r\n5\r\n",
+    ])
     func `a request that does not arrive in time is answered 408`(sent: String) async throws {
         try await withServer {
             $0.timeouts.requestSeconds = 0.2
@@ -435,6 +453,22 @@ private let unsigned = "POST /TraceSegments HTTP/1.1\r\nHost: h\r\n"
                 try client.send(sent)
                 let response = try client.response()
                 #expect(response.status == 408 && response.errorType == "RequestTimeoutException")
+                #expect(try client.isClosed())
+            }
+        }
+    }
+
+    // If this fails, the unfinished second one of two pipelined requests holds its connection for ever.
+    @Test func `the time of a pipelined request counts as well`() async throws {
+        try await withServer {
+            $0.timeouts.requestSeconds = 0.2
+        } _: { server in
+            try await onThread {
+                let client = try server.connect()
+                try client.send(
+                    server.signed("/TraceSegments") + Array((unsigned + "Content-Length: 10\r\n\r\n{").utf8))
+                #expect(try client.response().status == 200)
+                #expect(try client.response().status == 408)
                 #expect(try client.isClosed())
             }
         }
@@ -566,7 +600,8 @@ private let unsigned = "POST /TraceSegments HTTP/1.1\r\nHost: h\r\n"
             await #expect {
                 try await withServer {
                     $0.port = port
-                } _: { _ in }
+                } _: { _ in
+                }
             } throws: { "\($0)".contains("cannot serve the API on 127.0.0.1:\(port)") }
         }
     }

@@ -1,5 +1,5 @@
-// A client that sends exactly the bytes a test wants and reads answers with a time limit. Blocking sockets on threads of their own
-// (`onThread`), so that waiting tests do not occupy the threads the server needs.
+// A client that sends exactly the bytes a test wants and reads answers with a time limit. Blocking sockets on threads
+// of their own (`onThread`), so that waiting tests do not occupy the threads the server needs.
 
 import AccessControl
 import Glibc

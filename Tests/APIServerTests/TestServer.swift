@@ -101,7 +101,8 @@ struct TestServer: Sendable {
 
     /// A complete signed request.
     func signed(
-        _ target: String, body: [UInt8] = Array("{}".utf8), headers: [HeaderField] = [], key: AccessKey = TestDirectory.adminKey,
+        _ target: String, body: [UInt8] = Array("{}".utf8), headers: [HeaderField] = [],
+        key: AccessKey = TestDirectory.adminKey,
         method: String = "POST", host: String? = nil
     ) -> [UInt8] {
         let head = signedHead(target, body: body, headers: headers, key: key, method: method, host: host)
@@ -110,7 +111,8 @@ struct TestServer: Sendable {
 
     /// The request line and headers without the framing of the body and the empty line.
     func signedHead(
-        _ target: String, body: [UInt8] = Array("{}".utf8), headers: [HeaderField] = [], key: AccessKey = TestDirectory.adminKey,
+        _ target: String, body: [UInt8] = Array("{}".utf8), headers: [HeaderField] = [],
+        key: AccessKey = TestDirectory.adminKey,
         method: String = "POST", host: String? = nil
     ) -> String {
         let host = host ?? "127.0.0.1:\(port)"
@@ -145,7 +147,8 @@ func withServer<Result: Sendable>(
     let operations = [
         Operation(name: "PutTraceSegments", path: "/TraceSegments", class: .ingest) { request in
             OperationResponse(
-                body: Array("{\"length\":\(request.body.readableBytes),\"account\":\"\(request.account)\"}".utf8), cost: 3)
+                body: Array("{\"length\":\(request.body.readableBytes),\"account\":\"\(request.account)\"}".utf8),
+                cost: 3)
         },
         Operation(name: "GetTraceSummaries", path: "/TraceSummaries", class: .query) { request in
             await gate.pass()
@@ -181,7 +184,9 @@ func withServer<Result: Sendable>(
         }
         tasks.addTask {
             var iterator = ports.makeAsyncIterator()
-            guard let bound = await iterator.next() else { throw RawClientError(description: "the server did not start") }
+            guard let bound = await iterator.next() else {
+                throw RawClientError(description: "the server did not start")
+            }
             defer { gate.open() }
             let server = TestServer(
                 port: bound, gate: gate, observations: observations, bytesInFlight: { service.bytesInFlight },

@@ -1,5 +1,5 @@
-// Threads of their own for blocking clients. Dispatch would not do: on Linux Swift's tasks run on its threads, so waiting tests
-// would keep the server from running.
+// Threads of their own for blocking clients. Dispatch would not do: on Linux Swift's tasks run on its threads, so
+// waiting tests would keep the server from running.
 
 import Glibc
 

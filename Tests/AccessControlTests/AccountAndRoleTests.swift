@@ -17,9 +17,12 @@ private struct AccountDirectory: CredentialDirectory {
     }
 }
 
-private func decide(_ role: Role, _ action: String, in account: AccountID, state: AccountState = .active) async throws -> String? {
+private func decide(_ role: Role, _ action: String, in account: AccountID, state: AccountState = .active) async throws
+    -> String?
+{
     let caller = Caller(
-        principalARN: "arn:aws:iam::111122223333:user/app", account: own, accessKeyID: "AKIAEXAMPLE000000001", role: role)
+        principalARN: "arn:aws:iam::111122223333:user/app", account: own, accessKeyID: "AKIAEXAMPLE000000001",
+        role: role)
     do {
         try await Authorization.check(
             caller, accountState: state, action: action, in: account, directory: AccountDirectory())
@@ -33,7 +36,8 @@ private func decide(_ role: Role, _ action: String, in account: AccountID, state
 
 @Suite struct AccountAndRoleTests {
     private static let writes = [
-        "PutTraceSegments", "PutTelemetryRecords", "GetSamplingRules", "GetSamplingTargets", "GetSamplingStatisticSummaries",
+        "PutTraceSegments", "PutTelemetryRecords", "GetSamplingRules", "GetSamplingTargets",
+        "GetSamplingStatisticSummaries",
     ]
     private static let reads = [
         "GetSamplingRules", "GetSamplingTargets", "GetSamplingStatisticSummaries", "BatchGetTraces",
@@ -42,7 +46,8 @@ private func decide(_ role: Role, _ action: String, in account: AccountID, state
         "GetInsightSummaries", "GetInsight", "GetInsightEvents", "GetInsightImpactGraph",
     ]
     private static let neither = [
-        "GetEncryptionConfig", "PutEncryptionConfig", "CreateGroup", "UpdateSamplingRule", "StartTraceRetrieval", "PutSpans",
+        "GetEncryptionConfig", "PutEncryptionConfig", "CreateGroup", "UpdateSamplingRule", "StartTraceRetrieval",
+        "PutSpans",
     ]
 
     // If this fails, a daemon's key can read traces, or a reader's key can write them.
@@ -91,14 +96,18 @@ private func decide(_ role: Role, _ action: String, in account: AccountID, state
         #expect(AccountPath("/account/210987654321/TraceSegments") == .account(other, rest: "/TraceSegments"))
         #expect(AccountPath("/account/000000000005/v1/traces") == .account(unknown, rest: "/v1/traces"))
         #expect(AccountPath("/account/210987654321") == .account(other, rest: ""))
-        for path in ["/account/", "/account/21098765432/X", "/account/2109876543210/X", "/account/21098765432a/X", "/account/me/X"] {
+        for path in [
+            "/account/", "/account/21098765432/X", "/account/2109876543210/X", "/account/21098765432a/X",
+            "/account/me/X",
+        ] {
             #expect(AccountPath(path[...]) == .malformed, "\(path)")
         }
     }
 
     // If this fails, clients with the host form of the endpoint write into the wrong account.
     @Test(arguments: [
-        ("210987654321.xray.example.test", true), ("210987654321.XRay.Example.Test:2000", true), ("xray.example.test", false),
+        ("210987654321.xray.example.test", true), ("210987654321.XRay.Example.Test:2000", true),
+        ("xray.example.test", false),
         ("21098765432.xray.example.test", false), ("2109876543210.xray.example.test", false),
         ("a.210987654321.xray.example.test", false), ("210987654321.xray.example.test.evil", false),
         ("210987654321xray.example.test", false), ("210987654321", false), ("", false),
@@ -114,7 +123,9 @@ private func decide(_ role: Role, _ action: String, in account: AccountID, state
         #expect(try TargetAccount.resolve(path: .none, host: other) == other)
         #expect(try TargetAccount.resolve(path: .account(other, rest: ""), host: nil) == other)
         #expect(try TargetAccount.resolve(path: .account(other, rest: ""), host: other) == other)
-        for (path, host) in [(AccountPath.account(other, rest: ""), own), (.malformed, own), (.malformed, nil)] as [(AccountPath, AccountID?)] {
+        for (path, host) in [(AccountPath.account(other, rest: ""), own), (.malformed, own), (.malformed, nil)]
+            as [(AccountPath, AccountID?)]
+        {
             do {
                 _ = try TargetAccount.resolve(path: path, host: host)
                 Issue.record("accepted")

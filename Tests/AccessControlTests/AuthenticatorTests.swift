@@ -88,10 +88,13 @@ private struct Attempt {
     // If this fails, the second request of a client is verified with a wrong cached key.
     @Test func `the signing key of a verified request is reused, per day and region`() async throws {
         let authenticator = Authenticator(directory: FixedDirectory())
-        for (region, now) in [("us-east-1", noon), ("us-east-1", noon), ("eu-west-1", noon), ("us-east-1", noon + 86_400_000_000)] {
+        for (region, now) in [
+            ("us-east-1", noon), ("us-east-1", noon), ("eu-west-1", noon), ("us-east-1", noon + 86_400_000_000),
+        ] {
             let attempt = Attempt(region: region, now: now)
             let request = WireRequest(
-                method: "POST", target: attempt.target, headers: attempt.headers, bodyHash: SHA256.hash(data: attempt.body))
+                method: "POST", target: attempt.target, headers: attempt.headers,
+                bodyHash: SHA256.hash(data: attempt.body))
             #expect(try await authenticator.authenticate(request, now: now).caller.account == account)
         }
     }
@@ -115,8 +118,14 @@ private struct Attempt {
         ("", "Authorization header requires the algorithm 'AWS4-HMAC-SHA256'."),
         ("AWS4-HMAC-SHA256", "Authorization header requires 'Credential' parameter."),
         ("AWS4-HMAC-SHA256 Credential=", "Authorization header requires 'Credential' parameter."),
-        ("AWS4-HMAC-SHA256 Credential=a/b/c/d/e, SignedHeaders=host", "Authorization header requires 'Signature' parameter."),
-        ("AWS4-HMAC-SHA256 Credential=a/b/c/d/e, Signature=00", "Authorization header requires 'SignedHeaders' parameter."),
+        (
+            "AWS4-HMAC-SHA256 Credential=a/b/c/d/e, SignedHeaders=host",
+            "Authorization header requires 'Signature' parameter."
+        ),
+        (
+            "AWS4-HMAC-SHA256 Credential=a/b/c/d/e, Signature=00",
+            "Authorization header requires 'SignedHeaders' parameter."
+        ),
         (
             "AWS4-HMAC-SHA256 Credential=a/b/c/d, SignedHeaders=host, Signature=00",
             "Credential must have exactly 5 slash-delimited elements, keyid/date/region/service/term."
@@ -168,7 +177,9 @@ private struct Attempt {
 
         attempt = Attempt()
         attempt.headers.append(attempt.headers[2])
-        #expect(try await attempt.refusal() == .incompleteSignature("A request must have exactly one Authorization header."))
+        #expect(
+            try await attempt.refusal() == .incompleteSignature("A request must have exactly one Authorization header.")
+        )
     }
 
     // If this fails, clients that sign `Date` instead of `X-Amz-Date` cannot sign in.
@@ -239,7 +250,8 @@ private struct Attempt {
         #expect(
             try await Attempt().refusal(now: noon + 12 * minute)
                 == .invalidSignature(
-                    "Signature expired: 20240501T120000Z is now earlier than 20240501T120700Z (20240501T121200Z - 5 min.)"))
+                    "Signature expired: 20240501T120000Z is now earlier than 20240501T120700Z (20240501T121200Z - 5 min.)"
+                ))
         #expect(
             try await Attempt(now: noon + 19 * minute).refusal(now: noon + 12 * minute)
                 == .invalidSignature(
@@ -264,7 +276,8 @@ private struct Attempt {
             ("Host", "h"), ("X-Amz-Date", "20240501T120000Z"), ("x-amz-content-sha256", "UNSIGNED-PAYLOAD"),
         ]
         let names = ["host", "x-amz-content-sha256", "x-amz-date"]
-        let request = WireRequest(method: "POST", target: "/TraceSegments", headers: headers, bodyHash: SHA256.hash(data: body))
+        let request = WireRequest(
+            method: "POST", target: "/TraceSegments", headers: headers, bodyHash: SHA256.hash(data: body))
         let scope = CredentialScope(date: "20240501", region: "us-east-1", service: "xray")
         let canonical = SigV4.canonicalRequest(
             request, signedHeaders: names.map { Array($0.utf8) }, payloadHash: Array("UNSIGNED-PAYLOAD".utf8))

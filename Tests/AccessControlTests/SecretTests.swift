@@ -107,14 +107,15 @@ private struct CountingGenerator: RandomNumberGenerator {
     }
 
     // If this fails, SDKs compute a wrong clock skew from our `Date` header, or valid signatures look expired.
-    @Test(arguments: [
-        (0, "19700101T000000Z", "Thu, 01 Jan 1970 00:00:00 GMT"),
-        (951_782_400, "20000229T000000Z", "Tue, 29 Feb 2000 00:00:00 GMT"),
-        (1_714_564_800, "20240501T120000Z", "Wed, 01 May 2024 12:00:00 GMT"),
-        (1_735_689_599, "20241231T235959Z", "Tue, 31 Dec 2024 23:59:59 GMT"),
-        (-1, "19691231T235959Z", "Wed, 31 Dec 1969 23:59:59 GMT"),
-        (253_402_300_799, "99991231T235959Z", "Fri, 31 Dec 9999 23:59:59 GMT"),
-    ] as [(Int64, String, String)])
+    @Test(
+        arguments: [
+            (0, "19700101T000000Z", "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (951_782_400, "20000229T000000Z", "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (1_714_564_800, "20240501T120000Z", "Wed, 01 May 2024 12:00:00 GMT"),
+            (1_735_689_599, "20241231T235959Z", "Tue, 31 Dec 2024 23:59:59 GMT"),
+            (-1, "19691231T235959Z", "Wed, 31 Dec 1969 23:59:59 GMT"),
+            (253_402_300_799, "99991231T235959Z", "Fri, 31 Dec 9999 23:59:59 GMT"),
+        ] as [(Int64, String, String)])
     func `times are written and read`(seconds: Int64, basic: String, http: String) {
         #expect(UTCTime.basic(seconds) == basic)
         #expect(UTCTime.httpDate(seconds) == http)

@@ -1,4 +1,5 @@
-// The two test vectors of `auth-and-accounts.md` §2.4 with every intermediate value, and the rules of the canonical request.
+// The two test vectors of `auth-and-accounts.md` §2.4 with every intermediate value, and the rules of the canonical
+// request.
 
 import Crypto
 import Segments
@@ -50,7 +51,9 @@ private struct Vector: Sendable, CustomTestStringConvertible {
 
 @Suite struct SignatureVectorTests {
     // If this fails, no AWS SDK can sign in.
-    @Test(arguments: Vector.all) fileprivate func `every intermediate value of the test vectors comes out`(_ vector: Vector) {
+    @Test(arguments: Vector.all) fileprivate func `every intermediate value of the test vectors comes out`(
+        _ vector: Vector
+    ) {
         let bodyHash = hash(vector.body)
         #expect(text(SigV4.hex(bodyHash)) == vector.bodyHash)
 
@@ -61,7 +64,8 @@ private struct Vector: Sendable, CustomTestStringConvertible {
 
         let key = SigV4.signingKey(secret: exampleSecret, scope: scope)
         #expect(
-            key.withUnsafeBytes { text(SigV4.hex($0)) } == "3614c3e6311666fe51adbdc4add0a52c6a0f05e086fef47db72d26784cc16007")
+            key.withUnsafeBytes { text(SigV4.hex($0)) }
+                == "3614c3e6311666fe51adbdc4add0a52c6a0f05e086fef47db72d26784cc16007")
 
         let string = SigV4.stringToSign(date: Array("20240501T120000Z".utf8), scope: scope, canonicalRequest: canonical)
         #expect(text(SigV4.signature(of: string, key: key)) == vector.signature)
@@ -90,7 +94,8 @@ private struct Vector: Sendable, CustomTestStringConvertible {
     }
 
     // If this fails, the load generator and `verify` cannot talk to the server.
-    @Test(arguments: Vector.all) fileprivate func `the signer produces the signatures of the vectors`(_ vector: Vector) {
+    @Test(arguments: Vector.all) fileprivate func `the signer produces the signatures of the vectors`(_ vector: Vector)
+    {
         let signer = RequestSigner(accessKeyID: exampleKey, secret: exampleSecret, sessionToken: vector.token)
         let added = signer.headers(
             target: vector.path, host: "xray.example.test", headers: [("Content-Type", "application/json")],
@@ -104,8 +109,10 @@ private struct Vector: Sendable, CustomTestStringConvertible {
 
     // If this fails, calls on tag paths or behind proxies with odd paths are refused.
     @Test(arguments: [
-        ("", "/"), ("/", "/"), ("/Traces", "/Traces"), ("/Traces/", "/Traces/"), ("//a///b", "/a/b"), ("/a/./b", "/a/b"),
-        ("/a/../b", "/b"), ("/../..", "/"), ("/a/b/..", "/a/"), ("/a/.", "/a/"), ("/tags/arn%3Aaws", "/tags/arn%253Aaws"),
+        ("", "/"), ("/", "/"), ("/Traces", "/Traces"), ("/Traces/", "/Traces/"), ("//a///b", "/a/b"),
+        ("/a/./b", "/a/b"),
+        ("/a/../b", "/b"), ("/../..", "/"), ("/a/b/..", "/a/"), ("/a/.", "/a/"),
+        ("/tags/arn%3Aaws", "/tags/arn%253Aaws"),
         ("/a b~-_.", "/a%20b~-_."), ("/é", "/%C3%A9"),
     ])
     func `the path is normalized and encoded once more`(received: String, canonical: String) {

@@ -1,6 +1,6 @@
-// One HTTP/1.1 connection: turns the parts of the decoder into complete requests, hands them one at a time to the connection's task,
-// and writes the answers. Everything of framing, sizes and time-outs is here; what a request means is the responder's.
-// Runs on the channel's event loop, except `Mailbox`, which connects it to the task.
+// One HTTP/1.1 connection: turns the parts of the decoder into complete requests, hands them one at a time to the
+// connection's task, and writes the answers. Everything of framing, sizes and time-outs is here; what a request means
+// is the responder's. Runs on the channel's event loop, except `Mailbox`, which connects it to the task.
 
 import Logging
 import NIOCore
@@ -27,10 +27,10 @@ struct ConnectionContext: Sendable {
 /// A connection is in one of these states:
 /// - `idle`: waits for a request; bytes of a head may already have come.
 /// - `reading`: the head has come, the body is coming.
-/// - `handling`: the request is with the task, or its answer is being written. Nothing more is read from the socket; what one
-///   read had already brought of pipelined requests waits in `pending` (at most one receive buffer).
-/// - `lingering`: the last answer is written and our side is shut; what still comes is thrown away for a moment, because
-///   closing with unread bytes makes the kernel send a reset that can destroy the answer on its way.
+/// - `handling`: the request is with the task, or its answer is being written. Nothing more is read from the socket;
+///   what one read had already brought of pipelined requests waits in `pending` (at most one receive buffer).
+/// - `lingering`: the last answer is written and our side is shut; what still comes is thrown away for a moment,
+///   because closing with unread bytes makes the kernel send a reset that can destroy the answer on its way.
 final class ConnectionHandler: ChannelDuplexHandler {
     typealias InboundIn = HTTPServerRequestPart
     typealias InboundOut = Never
@@ -258,8 +258,8 @@ final class ConnectionHandler: ChannelDuplexHandler {
         if request.byteCount == 0 && request.contentLength == count {
             request.body = bytes
         } else {
-            // Copied, because a slice of a few bytes would keep the whole receive buffer. A sender gets memory only for what it
-            // has sent: at first no more than 64 KiB, then doubling.
+            // Copied, because a slice of a few bytes would keep the whole receive buffer. A sender gets memory only for
+            // what it has sent: at first no more than 64 KiB, then doubling.
             if request.byteCount == 0 {
                 request.body = context.channel.allocator.buffer(
                     capacity: max(count, min(request.contentLength ?? 0, count * 4, 64 << 10)))
@@ -273,7 +273,8 @@ final class ConnectionHandler: ChannelDuplexHandler {
     private func deliver(_ request: PartialRequest, _ context: ChannelHandlerContext) {
         let headers = request.head.headers
         // After an `Upgrade` the decoder stops; the request itself is answered as usual.
-        let keepsAlive = request.head.isKeepAlive && !headers.contains(name: "upgrade") && request.head.method != .CONNECT
+        let keepsAlive =
+            request.head.isKeepAlive && !headers.contains(name: "upgrade") && request.head.method != .CONNECT
         state = .handling(
             Exchange(method: request.head.method, version: request.head.version, keepsAlive: keepsAlive))
         let startedAt = requestStartedAt ?? .now()
@@ -336,7 +337,8 @@ final class ConnectionHandler: ChannelDuplexHandler {
         }
         if case .handling(let exchange) = state, exchange.isAnswerWritten {
             setDeadline(
-                .cutOffResponse, in: isDraining ? shared.timeouts.drainSeconds : shared.timeouts.responseSeconds, context)
+                .cutOffResponse, in: isDraining ? shared.timeouts.drainSeconds : shared.timeouts.responseSeconds,
+                context)
         }
     }
 
@@ -353,6 +355,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
             if case .handling = state { return }
             receive(pending.removeFirst(), context)
         }
+        if case .reading = state { setDeadline(.refuseSlowRequest, in: shared.timeouts.requestSeconds, context) }
         resumeReading(context)
     }
 
@@ -393,8 +396,8 @@ final class ConnectionHandler: ChannelDuplexHandler {
 
     // MARK: - Deadlines
 
-    /// Replaces the deadline. At most one timer is scheduled; one that fires too early looks at the deadline again, so a busy
-    /// connection does not schedule and cancel a timer per request.
+    /// Replaces the deadline. At most one timer is scheduled; one that fires too early looks at the deadline again, so
+    /// a busy connection does not schedule and cancel a timer per request.
     private func setDeadline(_ deadline: Deadline, in seconds: Double, _ context: ChannelHandlerContext) {
         self.deadline = deadline
         deadlineAt = .now() + .nanoseconds(Int64(seconds * 1_000_000_000))
