@@ -224,14 +224,14 @@ final class ConnectionHandler: ChannelDuplexHandler {
                 continue
             }
         }
-        guard hostCount == 1 || (hostCount == 0 && head.version.isBefore1_1) else {
+        guard hostCount == 1 || (hostCount == 0 && head.version.isBefore11) else {
             return refuseMalformed("A request must have exactly one Host header", context)
         }
         if let length = request.contentLength, length > shared.limits.bodyBytes {
             return refuse(.requestEntityTooLarge(), context)
         }
         state = .reading(request)
-        if !head.version.isBefore1_1, let expectation = head.headers.first(name: "expect"),
+        if !head.version.isBefore11, let expectation = head.headers.first(name: "expect"),
             expectation.equalsIgnoringASCIICase("100-continue")
         {
             let interim = HTTPResponseHead(version: .http1_1, status: .continue)
@@ -322,7 +322,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
         _ context: ChannelHandlerContext
     ) {
         let date = shared.dateHeader.text(second: shared.clock() / 1_000_000)
-        let connection = keepsAlive ? (version.isBefore1_1 ? "keep-alive" : nil) : "close"
+        let connection = keepsAlive ? (version.isBefore11 ? "keep-alive" : nil) : "close"
         context.write(Self.wrapOutboundOut(.head(response.head(date: date, connection: connection))), promise: nil)
         if method != .HEAD && !response.body.isEmpty {
             let body = context.channel.allocator.buffer(bytes: response.body)
@@ -436,7 +436,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
 
 extension HTTPVersion {
     /// The decoder passes major version 1 only.
-    fileprivate var isBefore1_1: Bool { major < 1 || major == 1 && minor < 1 }
+    fileprivate var isBefore11: Bool { major < 1 || major == 1 && minor < 1 }
 }
 
 extension StringProtocol {
