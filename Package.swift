@@ -79,7 +79,7 @@ let package = Package(
             dependencies: [
                 "APIServer", "Ingest", "Aggregation", "Query", "LoadGeneration", "Verification", "TraceStore", "SegmentLog", "PostgreSQL", "PrivatePostgreSQL",
                 "AccessControl", "XRayAPI", "Segments", "JSONText", "Observability",
-                hummingbird, logging, lifecycle, crypto,
+                hummingbird, logging, lifecycle, crypto, nioCore,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Configuration", package: "swift-configuration"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),

@@ -16,12 +16,7 @@ final class DataFolder: Sendable {
     /// - Throws: one sentence: not writable, or in use by another process.
     init(path: String) throws {
         self.path = path
-        do {
-            try FileManager.default.createDirectory(
-                atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
-        } catch {
-            throw CommandFailure("cannot create the data folder \(path) (--data-dir): \(Self.reason(of: error))")
-        }
+        try Self.create(path)
         let file = open(path + "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard file >= 0 else {
             throw CommandFailure(
@@ -51,11 +46,17 @@ final class DataFolder: Sendable {
         init(_ description: String) { self.description = description }
     }
 
-    private static func reason(of error: any Error) -> String {
-        if let code = ((error as NSError).userInfo[NSUnderlyingErrorKey] as? NSError)?.code, code > 0 {
-            return String(cString: strerror(Int32(code)))
+    /// Creates the folder, mode 0700, and those above it that are missing.
+    private static func create(_ path: String) throws {
+        var made = ""
+        for name in path.split(separator: "/") {
+            made += "/" + name
+            guard access(made, F_OK) != 0, mkdir(made, made == path ? 0o700 : 0o755) != 0, errno != EEXIST else {
+                continue
+            }
+            throw CommandFailure(
+                "cannot create the data folder \(path) (--data-dir): \(made): \(String(cString: strerror(errno)))")
         }
-        return (error as NSError).localizedDescription
     }
 }
 

@@ -1,5 +1,7 @@
 // HOST:PORT of a listener, or off.
 
+import Glibc
+
 /// Where a listener is; the text forms are `127.0.0.1:2000`, `[::1]:2000`, `name:2000`.
 struct ListenAddress: Equatable, CustomStringConvertible {
     /// Without brackets.
@@ -38,5 +40,30 @@ struct ListenAddress: Equatable, CustomStringConvertible {
         case "::": ListenAddress(host: "::1", port: port)
         default: self
         }
+    }
+}
+
+/// Binds the address for a moment.
+/// - Throws: one sentence, when that fails: the port is taken, or the address is none of this machine.
+func requireFree(_ address: ListenAddress, _ type: __socket_type, setting: String) throws {
+    var hints = addrinfo()
+    hints.ai_socktype = Int32(type.rawValue)
+    hints.ai_flags = AI_PASSIVE
+    var found: UnsafeMutablePointer<addrinfo>?
+    let code = getaddrinfo(address.host, String(address.port), &hints, &found)
+    guard code == 0, let first = found else {
+        throw CommandFailure("cannot resolve \(address.host) (--\(setting)): \(String(cString: gai_strerror(code)))")
+    }
+    defer { freeaddrinfo(first) }
+    let descriptor = socket(first.pointee.ai_family, Int32(type.rawValue), 0)
+    defer { close(descriptor) }
+    var yes: Int32 = 1
+    // As the servers do: connections of an earlier process that are still closing do not hold the port.
+    if type == SOCK_STREAM {
+        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &yes, socklen_t(MemoryLayout<Int32>.size))
+    }
+    guard descriptor >= 0, bind(descriptor, first.pointee.ai_addr, first.pointee.ai_addrlen) == 0 else {
+        let hint = errno == EADDRINUSE ? "; choose another port or end the program that has it" : ""
+        throw CommandFailure("cannot listen on \(address) (--\(setting)): \(String(cString: strerror(errno)))\(hint)")
     }
 }

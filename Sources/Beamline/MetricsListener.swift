@@ -2,6 +2,7 @@
 
 import Hummingbird
 import Logging
+import NIOCore
 import Observability
 import ServiceLifecycle
 
@@ -9,6 +10,8 @@ struct MetricsListener: Service {
     let address: ListenAddress
     let metrics: Metrics
     let logger: Logger
+    /// Called once, with the port that is bound.
+    let onListening: @Sendable (_ port: Int) -> Void
 
     func run() async throws {
         let router = Router()
@@ -22,8 +25,8 @@ struct MetricsListener: Service {
         quiet.logLevel = max(logger.logLevel, .warning)
         let application = Application(
             router: router,
-            configuration: ApplicationConfiguration(address: .hostname(address.host, port: address.port)), logger: quiet
-        )
+            configuration: ApplicationConfiguration(address: .hostname(address.host, port: address.port)),
+            onServerRunning: { channel in onListening(channel.localAddress?.port ?? 0) }, logger: quiet)
         do {
             try await application.run()
         } catch {

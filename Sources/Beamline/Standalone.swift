@@ -35,6 +35,10 @@ struct Standalone {
 
     func run() async throws {
         for notice in settings.notices { print(notice) }
+        // Before anything is started: a taken port is a slip of the person at the terminal, not of a server.
+        if let address = settings.api { try requireFree(address, SOCK_STREAM, setting: "api") }
+        if let address = settings.daemon { try requireFree(address, SOCK_DGRAM, setting: "daemon") }
+        if let address = settings.metrics { try requireFree(address, SOCK_STREAM, setting: "metrics") }
         let folder = try DataFolder(path: settings.dataFolder)
         defer { withExtendedLifetime(folder) {} }
         let masterKey = try MasterKey.loadOrCreate(at: folder.masterKeyPath)
@@ -72,7 +76,7 @@ struct Standalone {
         let serving = ServingState()
         let services = try self.services(
             log: log, store: store, masterKey: masterKey, cluster: cluster, serving: serving
-        ) { announce(api: $0, daemon: $1, isFirstStart: isFirstStart, credentialsPath: folder.credentialsPath) }
+        ) { announce($0, isFirstStart: isFirstStart, credentialsPath: folder.credentialsPath) }
         var configuration = ServiceGroupConfiguration(
             services: services, gracefulShutdownSignals: [.sigterm, .sigint], logger: logger)
         configuration.maximumGracefulShutdownDuration = .seconds(8)
@@ -82,7 +86,7 @@ struct Standalone {
     /// Later ones depend on earlier ones; shutdown goes backwards.
     private func services(
         log: PostgresLog, store: TraceStore, masterKey: MasterKey, cluster: PrivateCluster?, serving: ServingState,
-        announce: @escaping @Sendable (_ api: ListenAddress?, _ daemon: ListenAddress?) -> Void
+        announce: @escaping @Sendable (Listeners.Addresses) -> Void
     ) throws -> [any Service] {
         var services: [any Service] = []
         if let cluster {
@@ -93,6 +97,17 @@ struct Standalone {
             ) {
                 Double(cluster.restarts)
             }
+        }
+        metrics.sampled("beamline_log_round_trips_total", "Round trips to PostgreSQL for the log.", kind: .counter) {
+            Double(log.roundTrips)
+        }
+        metrics.sampled(
+            "beamline_store_round_trips_total", "Round trips to PostgreSQL for everything else.", kind: .counter
+        ) {
+            Double(store.roundTrips)
+        }
+        metrics.sampled("beamline_log_queue_bytes", "Records waiting for the log's next commit.") {
+            Double(log.queuedBytes)
         }
         services.append(Worker(run: { await store.run() }, close: { await store.close() }))
         services.append(Worker(run: { await log.run() }, close: { await log.close() }))
@@ -117,24 +132,27 @@ struct Standalone {
                 host: address.host, port: address.port, account: settings.account, intake: intake, metrics: metrics,
                 logger: logger)
         }
-        let daemonAddress = settings.daemon.flatMap { address in
-            daemon.map { ListenAddress(host: address.host, port: $0.port) }
+        let listeners = Listeners(
+            waitingFor: [settings.api, settings.metrics].count { $0 != nil },
+            daemon: settings.daemon.flatMap { address in daemon.map { ListenAddress(host: address.host, port: $0.port) }
+            }
+        ) {
+            serving.begin()
+            announce($0)
         }
-        if let api = settings.api {
+        if let address = settings.api {
             services.append(
                 apiService(
-                    api, intake: intake, log: log, store: store, masterKey: masterKey, cluster: cluster,
+                    address, intake: intake, log: log, store: store, masterKey: masterKey, cluster: cluster,
                     serving: serving
-                ) { port in
-                    serving.begin()
-                    announce(ListenAddress(host: api.host, port: port), daemonAddress)
-                })
-        } else {
-            announce(nil, daemonAddress)
+                ) { port in listeners.opened { $0.api = ListenAddress(host: address.host, port: port) } })
         }
         if let daemon { services.append(daemon) }
         if let address = settings.metrics {
-            services.append(MetricsListener(address: address, metrics: metrics, logger: logger))
+            services.append(
+                MetricsListener(address: address, metrics: metrics, logger: logger) { port in
+                    listeners.opened { $0.metrics = ListenAddress(host: address.host, port: port) }
+                })
         }
         services.append(ShutdownDeadline(cluster: cluster, serving: serving))
         return services
@@ -187,23 +205,22 @@ struct Standalone {
         return true
     }
 
-    private func announce(api: ListenAddress?, daemon: ListenAddress?, isFirstStart: Bool, credentialsPath: String) {
+    private func announce(_ addresses: Listeners.Addresses, isFirstStart: Bool, credentialsPath: String) {
         let milliseconds = Int((ContinuousClock.now - startedAt).inSeconds * 1000)
         var lines = ["Beamline \(beamlineVersion) is ready after \(milliseconds) ms."]
         if isFirstStart {
             lines.append("First start: account \(settings.account) has a root access key in \(credentialsPath).")
         }
         lines.append("Data: \(settings.dataFolder)")
-        if let metrics = settings.metrics { lines.append("Metrics: http://\(metrics.reachable)/metrics") }
+        if let metrics = addresses.metrics { lines.append("Metrics: http://\(metrics.reachable)/metrics") }
         lines += ["", "Paste into a shell:", ""]
-        if let api {
-            lines += [
-                "export AWS_ENDPOINT_URL_XRAY=http://\(api.reachable)",
-                "export AWS_SHARED_CREDENTIALS_FILE=\(quoted(credentialsPath)) AWS_PROFILE=default",
-                "export AWS_REGION=\(settings.region)",
-            ]
-        }
-        if let daemon { lines.append("export AWS_XRAY_DAEMON_ADDRESS=\(daemon.reachable)") }
+        if let api = addresses.api { lines.append("export AWS_ENDPOINT_URL_XRAY=http://\(api.reachable)") }
+        // Older SDKs and version 1 of the AWS CLI read the second name of the region only.
+        lines += [
+            "export AWS_SHARED_CREDENTIALS_FILE=\(quoted(credentialsPath)) AWS_PROFILE=default",
+            "export AWS_REGION=\(settings.region) AWS_DEFAULT_REGION=\(settings.region)",
+        ]
+        if let daemon = addresses.daemon { lines.append("export AWS_XRAY_DAEMON_ADDRESS=\(daemon.reachable)") }
         print(lines.joined(separator: "\n") + "\n")
         fflush(nil)  // whoever started us through a pipe waits for these lines
     }
@@ -213,6 +230,34 @@ struct Standalone {
             (0x61...0x7A).contains(byte) || (0x41...0x5A).contains(byte) || (0x2D...0x39).contains(byte) || byte == 0x5F
         }
         return isPlain ? path : "'" + path.replacing("'", with: "'\\''") + "'"
+    }
+}
+
+/// Waits until every listener is open, then tells their addresses, once.
+private final class Listeners: Sendable {
+    struct Addresses: Sendable {
+        var api: ListenAddress?
+        var daemon: ListenAddress?
+        var metrics: ListenAddress?
+    }
+
+    private let state: Mutex<(addresses: Addresses, missing: Int)>
+    private let onAllOpen: @Sendable (Addresses) -> Void
+
+    /// - Parameter daemon: bound already.
+    init(waitingFor count: Int, daemon: ListenAddress?, onAllOpen: @escaping @Sendable (Addresses) -> Void) {
+        state = Mutex((Addresses(daemon: daemon), count))
+        self.onAllOpen = onAllOpen
+        if count == 0 { onAllOpen(Addresses(daemon: daemon)) }
+    }
+
+    func opened(_ record: (inout Addresses) -> Void) {
+        let complete = state.withLock { state -> Addresses? in
+            record(&state.addresses)
+            state.missing -= 1
+            return state.missing == 0 ? state.addresses : nil
+        }
+        if let complete { onAllOpen(complete) }
     }
 }
 

@@ -26,8 +26,7 @@ public final class Metrics: Sendable {
     let retractions: Counter
     let inboxed: Counter
     let inboxDocuments: Gauge
-    // Database and API.
-    let roundTrips: Counter
+    // API.
     let requests: Counter
     let requestSeconds: Histogram
     let connections: Gauge
@@ -76,7 +75,6 @@ public final class Metrics: Sendable {
             "beamline_inbox_documents_total", "Documents put into the rejected-document inbox.", labels: ["reason"])
         inboxDocuments = r.gauge("beamline_inbox_documents", "Documents in the rejected-document inbox now.")
 
-        roundTrips = r.counter("beamline_database_round_trips_total", "Round trips to PostgreSQL.", labels: ["purpose"])
         requests = r.counter("beamline_requests_total", "API requests answered.", labels: ["operation", "status"])
         requestSeconds = r.histogram(
             "beamline_request_seconds", "From the request's head to the end of its answer.", labels: ["operation"],
@@ -146,10 +144,7 @@ public final class Metrics: Sendable {
 
     public func inboxSize(_ documents: Int) { inboxDocuments.set(Double(documents)) }
 
-    // MARK: Database and API
-
-    /// - Parameter purpose: `append`, `commit`, `read`, `directory`.
-    public func databaseRoundTrips(_ count: Int = 1, purpose: String) { roundTrips.add(Double(count), [purpose]) }
+    // MARK: API
 
     /// - Parameter operation: the name of a known operation, or `unknown`.
     public func requestAnswered(operation: String, status: Int, took: Duration) {
