@@ -356,6 +356,8 @@ extension TraceStore {
         var micros = PostgresArray.int4
         var wideAccounts = PostgresArray.int8
         var wideIDs = PostgresArray.uuid
+        var endIDs = PostgresArray.uuid
+        var endSeconds = PostgresArray.int8
         func add(_ change: TraceChange, kind: Int16, _ moments: some Sequence<ClockSplit>) {
             for moment in moments {
                 accounts.append(change.account)
@@ -378,6 +380,10 @@ extension TraceStore {
                 wideAccounts.append(change.account)
                 wideIDs.append(change.id)
                 add(change, kind: 2, ends.moments)
+                for moment in ends.moments {
+                    endIDs.append(change.id)
+                    endSeconds.append(moment.second)
+                }
             }
         }
         guard accounts.count > 0 else { return [] }
@@ -389,7 +395,7 @@ extension TraceStore {
                 WHERE m.account = w.account AND m.trace_id = w.id AND m.kind = 2
                   AND (m.trace_id, m.second) NOT IN (SELECT * FROM unnest($3::uuid[], $4::int8[]))
                 """)
-            for column in [wideAccounts, wideIDs, ids, seconds] { delete.bind(column) }
+            for column in [wideAccounts, wideIDs, endIDs, endSeconds] { delete.bind(column) }
             statements.append(delete)
         }
         var insert = PostgresStatement("""
