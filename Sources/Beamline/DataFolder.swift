@@ -22,15 +22,11 @@ final class DataFolder: Sendable {
             throw CommandFailure(
                 "cannot write into the data folder \(path) (--data-dir): \(String(cString: strerror(errno)))")
         }
-        guard flock(file, LOCK_EX | LOCK_NB) == 0 else {
-            var holder = [UInt8](repeating: 0, count: 20)
-            let count = max(0, read(file, &holder, holder.count))
+        guard Self.takeLock(of: file) else {
+            let holder = Self.holder(of: file)
             close(file)
-            let process = String(decoding: holder[..<count], as: UTF8.self).trimmingCharacters(
-                in: .whitespacesAndNewlines)
             throw InUse(
-                "the data folder \(path) is in use by another beamline\(process.isEmpty ? "" : " (process \(process))")"
-            )
+                "the data folder \(path) is in use by another beamline\(holder.map { " (process \($0))" } ?? "")")
         }
         let process = Array("\(getpid())\n".utf8)
         ftruncate(file, 0)
@@ -39,6 +35,33 @@ final class DataFolder: Sendable {
     }
 
     deinit { close(lock) }
+
+    /// A process that was just killed holds its lock until the kernel has taken it apart: we wait for that, at most 2 s,
+    /// but not for one that lives.
+    private static func takeLock(of file: Int32) -> Bool {
+        for _ in 0..<200 {
+            if flock(file, LOCK_EX | LOCK_NB) == 0 { return true }
+            if let process = holder(of: file), isAlive(process) { return false }
+            usleep(10_000)
+        }
+        return false
+    }
+
+    /// The process that wrote its id into the lock file.
+    private static func holder(of file: Int32) -> pid_t? {
+        var text = [UInt8](repeating: 0, count: 20)
+        let count = max(0, pread(file, &text, text.count, 0))
+        return pid_t(String(decoding: text[..<count].prefix { $0 != 0x0A }, as: UTF8.self))
+    }
+
+    /// Neither gone nor on its way out. The state follows the name in parentheses in /proc/PID/stat.
+    private static func isAlive(_ process: pid_t) -> Bool {
+        guard kill(process, 0) == 0 || errno == EPERM,
+            let line = try? String(contentsOfFile: "/proc/\(process)/stat", encoding: .utf8),
+            let state = line[(line.lastIndex(of: ")") ?? line.startIndex)...].dropFirst(2).first
+        else { return false }
+        return state != "Z" && state != "X"
+    }
 
     /// Another process holds the lock.
     struct InUse: Error, CustomStringConvertible {

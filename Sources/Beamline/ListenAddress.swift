@@ -55,15 +55,22 @@ func requireFree(_ address: ListenAddress, _ type: __socket_type, setting: Strin
         throw CommandFailure("cannot resolve \(address.host) (--\(setting)): \(String(cString: gai_strerror(code)))")
     }
     defer { freeaddrinfo(first) }
-    let descriptor = socket(first.pointee.ai_family, Int32(type.rawValue), 0)
-    defer { close(descriptor) }
-    var yes: Int32 = 1
-    // As the servers do: connections of an earlier process that are still closing do not hold the port.
-    if type == SOCK_STREAM {
-        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &yes, socklen_t(MemoryLayout<Int32>.size))
+    var failure: Int32 = EADDRINUSE
+    // A process that was just killed has its port until the kernel has taken it apart.
+    for attempt in 0..<50 where failure == EADDRINUSE {
+        if attempt > 0 { usleep(20_000) }
+        let descriptor = socket(first.pointee.ai_family, Int32(type.rawValue), 0)
+        defer { close(descriptor) }
+        var yes: Int32 = 1
+        // As the servers do: connections of an earlier process that are still closing do not hold the port.
+        if type == SOCK_STREAM {
+            setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &yes, socklen_t(MemoryLayout<Int32>.size))
+        }
+        let isBound = descriptor >= 0 && bind(descriptor, first.pointee.ai_addr, first.pointee.ai_addrlen) == 0
+        failure = isBound ? 0 : errno
     }
-    guard descriptor >= 0, bind(descriptor, first.pointee.ai_addr, first.pointee.ai_addrlen) == 0 else {
-        let hint = errno == EADDRINUSE ? "; choose another port or end the program that has it" : ""
-        throw CommandFailure("cannot listen on \(address) (--\(setting)): \(String(cString: strerror(errno)))\(hint)")
+    guard failure == 0 else {
+        let hint = failure == EADDRINUSE ? "; choose another port or end the program that has it" : ""
+        throw CommandFailure("cannot listen on \(address) (--\(setting)): \(String(cString: strerror(failure)))\(hint)")
     }
 }

@@ -35,12 +35,12 @@ struct Standalone {
 
     func run() async throws {
         for notice in settings.notices { print(notice) }
+        let folder = try DataFolder(path: settings.dataFolder)
+        defer { withExtendedLifetime(folder) {} }
         // Before anything is started: a taken port is a slip of the person at the terminal, not of a server.
         if let address = settings.api { try requireFree(address, SOCK_STREAM, setting: "api") }
         if let address = settings.daemon { try requireFree(address, SOCK_DGRAM, setting: "daemon") }
         if let address = settings.metrics { try requireFree(address, SOCK_STREAM, setting: "metrics") }
-        let folder = try DataFolder(path: settings.dataFolder)
-        defer { withExtendedLifetime(folder) {} }
         let masterKey = try MasterKey.loadOrCreate(at: folder.masterKeyPath)
         guard settings.databaseURL == nil else { return try await serve(folder, masterKey, cluster: nil) }
         let cluster = PrivateCluster(dataFolder: folder.path, logger: logger)
