@@ -448,9 +448,9 @@ private struct Texts {
                 + #"{"path":"app/handlers.py","line":118,"label":"handle"},{"path":"app/client.py","line":57,"label":"call"}]}]}"#)
         annotations = text(#","annotations":{"tenant":"tenant-"#)
         orderValue = text(#"","order_value":"#)
-        premium = text(#","premium":true,"stage":"production"}"#)
-        notPremium = text(#","premium":false,"stage":"production"}"#)
-        metadataRest = text(#"","attempt":1,"features":["fast-path"]}}"#)
+        premium = text(#","premium":true}"#)
+        notPremium = text(#","premium":false}"#)
+        metadataRest = text(#"","attempt":1}}"#)
         firstSubsegment = text(#","subsegments":[{"id":""#)
         nextSubsegment = text(#",{"id":""#)
         afterRequestID = text(#""},"http":{"response":{"status":"#)
@@ -472,8 +472,8 @@ private struct Texts {
                 Service(
                     name: text(#"{"name":"\#(service.name)","id":""#),
                     environment: text(
-                        #"\#(origin),"aws":{\#(place)"xray":{"sdk":"X-Ray for Python","sdk_version":"2.15.0"}},"#
-                            + #""service":{"version":"1.\#(index).4","runtime":"CPython"}"#),
+                        #"\#(origin),"aws":{\#(place)"xray":{"sdk":"X-Ray for Python"}},"#
+                            + #""service":{"version":"1.\#(index).4"}"#),
                     http: text(
                         #","http":{"request":{"method":"\#(index % 3 == 0 ? "GET" : "POST")","url":"https://\#(service.name).example.com/api/\#(service.route)/"#
                     ),
@@ -488,7 +488,7 @@ private struct Texts {
             let details =
                 switch leaf.kind {
                 case .dynamoDB:
-                    #","aws":{"operation":"GetItem","region":"us-east-1","table_name":"\#(leaf.resource)","retries":0,"request_id":""#
+                    #","aws":{"operation":"GetItem","region":"us-east-1","table_name":"\#(leaf.resource)","request_id":""#
                 case .s3:
                     #","aws":{"operation":"GetObject","region":"us-east-1","bucket_name":"\#(leaf.resource)","key":"objects/latest","request_id":""#
                 case .sqs:

@@ -164,6 +164,11 @@ class Server:
         pid_files = list(self.data_dir.rglob("postmaster.pid"))
         return int(pid_files[0].read_text().split()[0]) if pid_files else None
 
+    def cpu_seconds(self):
+        """Processor time of the beamline process so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def metrics(self):
         """Metric name with labels → value."""
         connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=5)

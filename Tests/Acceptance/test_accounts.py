@@ -103,31 +103,29 @@ def test_a_role_allows_its_operations_and_no_other(server, two, role, allowed):
             assert f"is not authorized to perform: xray:{operation}" in answer.message
 
 
-def test_a_disabled_key_stops_working_within_thirty_seconds(server):
-    account = server.new_account()
-    key = server.new_key(account.account, "write")
-    key.put(segment())
+def test_a_disabled_key_or_account_stops_working_within_thirty_seconds_and_comes_back(server):
+    account, suspended = server.new_account(), server.new_account()
+    key, removed = server.new_key(account.account, "write"), server.new_key(account.account, "read")
+    probe = {"TelemetryRecords": [{"Timestamp": 1}]}
+    assert key.call("PutTelemetryRecords", probe).status == 200
+    assert removed.call("BatchGetTraces", {"TraceIds": [trace_id()]}).status == 200
+    suspended.put(segment())
+
     server.administer("key", "disable", key.access_key)
-    assert wait_for(lambda: key.call("PutTelemetryRecords", {"TelemetryRecords": []}).status == 403, 30, "the disabled key to be refused")
-    assert key.call("PutTelemetryRecords", {"TelemetryRecords": []}).error == "UnrecognizedClientException"
+    server.administer("key", "delete", removed.access_key)
+    server.administer("account", "disable", suspended.account)
+    wait_for(lambda: key.call("PutTelemetryRecords", probe).error == "UnrecognizedClientException", 30, "the disabled key to be refused")
+    wait_for(lambda: removed.call("BatchGetTraces", {}).error == "UnrecognizedClientException", 30, "the deleted key to be refused")
+    wait_for(lambda: suspended.call("GetEncryptionConfig").error == "AccessDeniedException", 30, "the suspended account to be refused")
     account.put(segment())
     listed = server.administer("key", "list", "--account", account.account).stdout
-    assert f"{key.access_key}  {account.account}  write  disabled" in listed and account.access_key in listed
+    assert f"{key.access_key}  {account.account}  write  disabled" in listed and account.access_key in listed and removed.access_key not in listed
+    assert f"{suspended.account}  suspended" in server.administer("account", "list").stdout
+
     server.administer("key", "enable", key.access_key)
-    wait_for(lambda: key.call("PutTelemetryRecords", {"TelemetryRecords": []}).status == 200, 30, "the enabled key to work")
-    server.administer("key", "delete", key.access_key)
-    wait_for(lambda: key.call("PutTelemetryRecords", {"TelemetryRecords": []}).status == 403, 30, "the deleted key to be refused")
-    assert key.access_key not in server.administer("key", "list").stdout
-
-
-def test_a_disabled_account_is_refused_and_comes_back(server):
-    account = server.new_account()
-    account.put(segment())
-    server.administer("account", "disable", account.account)
-    wait_for(lambda: account.call("GetEncryptionConfig").error == "AccessDeniedException", 30, "the suspended account to be refused")
-    assert f"{account.account}  suspended" in server.administer("account", "list").stdout
-    server.administer("account", "enable", account.account)
-    wait_for(lambda: account.call("GetEncryptionConfig").status == 200, 30, "the account to be back")
+    server.administer("account", "enable", suspended.account)
+    wait_for(lambda: key.call("PutTelemetryRecords", probe).status == 200, 30, "the enabled key to work")
+    wait_for(lambda: suspended.call("GetEncryptionConfig").status == 200, 30, "the account to be back")
 
 
 def test_credential_files_are_private_and_secrets_are_not_listed(server):

@@ -147,7 +147,7 @@ def test_kill_9_of_a_backend_of_postgresql_under_load(broken):
     """One backend dies and PostgreSQL restarts all of them: every session of ours is cut."""
     with Senders(broken.root()) as senders:
         senders.more(100)
-        children = subprocess.run(["ps", "--ppid", str(broken.postgres_pid()), "-o", "pid=,args="], capture_output=True, text=True).stdout
+        children = subprocess.run(["ps", "-ww", "--ppid", str(broken.postgres_pid()), "-o", "pid=,args="], capture_output=True, text=True).stdout
         backends = [int(line.split()[0]) for line in children.splitlines() if "idle" in line or "INSERT" in line or "SELECT" in line or "[local]" in line]
         assert backends, children
         os.kill(random.choice(backends), signal.SIGKILL)

@@ -36,7 +36,7 @@ struct TraceGeneratorTests {
             generator.writeDocument(into: out, now: now)
         }
         let average = generator.byteCount / generator.documentCount
-        #expect((1000...1250).contains(average), "average \(average) bytes")
+        #expect((1050...1180).contains(average), "average \(average) bytes")
         let perTrace = Double(generator.documentCount) / Double(generator.traceCount)
         #expect((5.0...7.0).contains(perTrace), "\(perTrace) documents a trace")
     }
