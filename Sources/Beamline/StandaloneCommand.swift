@@ -1,6 +1,7 @@
 // `beamline standalone`: every role in one process, with a private PostgreSQL or an external one.
 
 import ArgumentParser
+import Foundation
 
 struct StandaloneCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -62,6 +63,13 @@ struct StandaloneCommand: AsyncParsableCommand {
             "log-level": logLevel, "config": config,
         ]
         let reader = try await SettingsReader(flags: flags.compactMapValues { $0 }, known: StandaloneSettings.names)
-        try await Standalone(StandaloneSettings(reader)).run()
+        let settings = try StandaloneSettings(reader)
+        do {
+            try await Standalone(settings).run()
+        } catch {
+            // Messages of libpq have several lines.
+            let lines = "\(error)".split(whereSeparator: \.isNewline).map { $0.trimmingCharacters(in: .whitespaces) }
+            throw CommandFailure(lines.joined(separator: " "))
+        }
     }
 }
