@@ -66,19 +66,35 @@ public final class DaemonListener: Service, Sendable {
 
     /// Receives and delivers until shutdown; then stops reading and delivers what waits, for at most 4 s.
     public func run() async throws {
-        await withTaskGroup(of: Void.self) { group in
-            group.addTask { await self.receive() }
-            for _ in 0..<Self.deliverers { group.addTask { await self.deliver() } }
+        // A task's result says whether it was the one that watches the time.
+        await withTaskGroup(of: Bool.self) { group in
+            group.addTask {
+                await self.receive()
+                return false
+            }
+            for _ in 0..<Self.deliverers {
+                group.addTask {
+                    await self.deliver()
+                    return false
+                }
+            }
             try? await gracefulShutdown()
             stopping.store(true, ordering: .relaxed)
             queue.close()
             group.addTask {
                 try? await Task.sleep(for: .seconds(4))
-                let lost = self.queue.dropAll()
-                if lost > 0 { self.drop(lost) }
+                return true
             }
-            var left = Self.deliverers + 1
-            while left > 0, await group.next() != nil { left -= 1 }
+            var working = Self.deliverers + 1
+            while working > 0, let isTimeOver = await group.next() {
+                guard isTimeOver else {
+                    working -= 1
+                    continue
+                }
+                let lost = queue.dropAll()
+                if lost > 0 { drop(lost) }
+                group.cancelAll()
+            }
             group.cancelAll()
         }
     }
