@@ -41,6 +41,14 @@ public struct Contributions: Sendable {
         var flags: UInt8
         var sign: Int8
         var isLink: Bool
+
+        /// Adding both leaves nothing.
+        @inline(__always)
+        func isOpposite(of other: Observation) -> Bool {
+            sign == -other.sign && subject == other.subject && second == other.second && rootStart == other.rootStart
+                && response == other.response && duration == other.duration && outcome == other.outcome
+                && flags == other.flags && isLink == other.isLink
+        }
     }
 
     /// A resolved call that gave its edge an alias: for the order of the aliases.
@@ -51,6 +59,12 @@ public struct Contributions: Sendable {
         var edge: Int32
         var alias: Int32
         var count: Int64
+
+        @inline(__always)
+        func isOpposite(of other: Sighting) -> Bool {
+            count == -other.count && edge == other.edge && alias == other.alias && second == other.second
+                && start == other.start && id == other.id
+        }
     }
 
     var tables = GraphTables()
@@ -82,6 +96,74 @@ public struct Contributions: Sendable {
         observe(forest, links: links, sign: -1, showsOpenEntities: false)
     }
 
+    /// What a trace contributes before it changes, for `replace`. Belongs to one accumulator.
+    public struct Before: Sendable {
+        fileprivate var observations: [Observation]
+        fileprivate var sightings: [Sighting]
+        fileprivate var ends: [Ends]
+    }
+
+    /// What `replace` will take back. Nothing changes yet, and the forest may be dropped.
+    /// - Parameter links: the facts that were used when the trace was added.
+    public mutating func before(_ forest: Forest, links: [Link: LinkFacts]) -> Before {
+        let (first, firstSighting) = (observations.count, sightings.count)
+        scratch.ends = []
+        observe(forest, links: links, sign: -1, showsOpenEntities: false)
+        let result = Before(
+            observations: Array(observations[first...]), sightings: Array(sightings[firstSighting...]),
+            ends: scratch.takeEnds(from: Ends(observation: first, sighting: firstSighting)))
+        observations.removeSubrange(first...)
+        sightings.removeSubrange(firstSighting...)
+        return result
+    }
+
+    /// `subtract` of the trace as it was and `add` of the trace as it is, less what is the same in both: of a large trace
+    /// only what changed is sorted and written. A few sums that are the same may still be taken back and added.
+    /// - Parameter forest: its entities begin with those of `before`, in the same order.
+    /// - Returns: number of observations taken back.
+    public mutating func replace(_ before: Before, by forest: Forest, links: [Link: LinkFacts]) -> Int {
+        let (first, firstSighting) = (observations.count, sightings.count)
+        scratch.ends = []
+        observe(forest, links: links, sign: 1, showsOpenEntities: false)
+        let ends = scratch.takeEnds(from: Ends(observation: first, sighting: firstSighting))
+        Self.cancel(
+            before.observations, before.ends.lazy.map(\.observation), &observations, first,
+            ends.lazy.map(\.observation)
+        ) { $0.isOpposite(of: $1) }
+        Self.cancel(
+            before.sightings, before.ends.lazy.map(\.sighting), &sightings, firstSighting, ends.lazy.map(\.sighting)
+        ) { $0.isOpposite(of: $1) }
+        return observations.suffix(from: first).count { $0.sign < 0 }
+    }
+
+    /// Adds `old` to `all`, of which the part from `first` on is new, but neither what an entity gave before nor what it
+    /// gives now where both are the same.
+    /// - Parameter oldEnds: for each entity where its elements end, counted from the first one.
+    private static func cancel<T>(
+        _ old: [T], _ oldEnds: some Collection<Int>, _ all: inout [T], _ first: Int,
+        _ newEnds: some Collection<Int>, isOpposite: (T, T) -> Bool
+    ) {
+        var kept: [T] = []
+        var next = first
+        var (oldStart, newStart) = (0, first)
+        func keep(_ oldEnd: Int, _ newEnd: Int) {
+            kept += old[oldStart..<oldEnd]
+            for index in newStart..<newEnd {
+                all[next] = all[index]
+                next += 1
+            }
+        }
+        for (oldOffset, newOffset) in zip(oldEnds, newEnds) {
+            let (oldEnd, newEnd) = (oldOffset, first + newOffset)
+            if !old[oldStart..<oldEnd].elementsEqual(all[newStart..<newEnd], by: isOpposite) { keep(oldEnd, newEnd) }
+            (oldStart, newStart) = (oldEnd, newEnd)
+        }
+        // Entities that came since, and links.
+        keep(old.count, all.count)
+        all.removeSubrange(next...)
+        all += kept
+    }
+
     /// Adds the whole trace for a trace graph: open entities are there, without statistics (ruling R-17).
     mutating func addWithOpenEntities(_ forest: Forest, links: [Link: LinkFacts]) {
         observe(forest, links: links, sign: 1, showsOpenEntities: true)
@@ -105,6 +187,21 @@ extension Contributions {
         var reportedIn: [UInt32] = []
         var trace: UInt32 = 0
         var rootNode: Int32 = -1
+        /// For `replace`: where what each entity gave ends in the lists. Nil: not asked for.
+        var ends: [Ends]?
+
+        /// - Returns: counted from `start`.
+        mutating func takeEnds(from start: Ends) -> [Ends] {
+            defer { ends = nil }
+            return (ends ?? []).map {
+                Ends(observation: $0.observation - start.observation, sighting: $0.sighting - start.sighting)
+            }
+        }
+    }
+
+    fileprivate struct Ends {
+        var observation: Int
+        var sighting: Int
     }
 
     private mutating func observe(_ forest: Forest, links: [Link: LinkFacts], sign: Int8, showsOpenEntities: Bool) {
@@ -129,6 +226,7 @@ extension Contributions {
         let rootStart = floorDivide(entities[root].entity.start, by: 1_000_000)
 
         for index in 0..<forest.count {
+            defer { scratch.ends?.append(Ends(observation: observations.count, sighting: sightings.count)) }
             let owner = Int(forest.owner[index])
             guard owner >= 0 else { continue }
             let node = scratch.nodeOf[index]
