@@ -89,7 +89,8 @@ enum StoreSchema {
             );
 
             -- Deltas to the observations of a minute; all rows of a minute add up. level 0: written by a commit,
-            -- 1: merged. last_offset: newest log record that a row covers.
+            -- 1: merged. last_offset: newest log record that a row covers. received_day: of its newest document, for
+            -- retention counts from receipt: what is dated long ago may have been received today.
             CREATE TABLE graph_blocks (
                 account int8 NOT NULL,
                 minute int8 NOT NULL,
@@ -97,6 +98,7 @@ enum StoreSchema {
                 partition int4 NOT NULL,
                 level int2 NOT NULL,
                 encoding int2 NOT NULL,
+                received_day int4 NOT NULL,
                 block bytea NOT NULL,
                 PRIMARY KEY (account, minute, partition, level, last_offset)
             );

@@ -160,7 +160,7 @@ extension TraceStore {
         statements += traceStatements(batch.traces)
         if let documents = try await documentStatement(batch.traces) { statements.append(documents) }
         statements += momentStatements(batch.traces)
-        if !batch.blocks.isEmpty { statements.append(try blockStatement(batch.blocks)) }
+        if !batch.blocks.isEmpty { statements.append(try blockStatement(batch.blocks, receivedDay: receivedDay(of: batch))) }
         statements += linkStatements(batch.links)
         if !batch.inbox.isEmpty { statements.append(inboxStatement(batch.inbox)) }
         return statements
@@ -409,7 +409,16 @@ extension TraceStore {
         return statements
     }
 
-    private func blockStatement(_ blocks: [GraphBlockDelta]) throws(TraceStoreError) -> PostgresStatement {
+    /// Day of the newest receipt the batch knows of.
+    private func receivedDay(of batch: AggregationBatch) -> Int32 {
+        let read = batch.positions.compactMap(\.receivedThrough).max() ?? 0
+        let receipts = batch.traces.compactMap { $0.receipts.max() }.max() ?? 0
+        return KnownDays.day(of: max(read, receipts))
+    }
+
+    private func blockStatement(
+        _ blocks: [GraphBlockDelta], receivedDay: Int32
+    ) throws(TraceStoreError) -> PostgresStatement {
         var accounts = PostgresArray.int8
         var minutes = PostgresArray.int8
         var partitions = PostgresArray.int4
@@ -422,10 +431,11 @@ extension TraceStore {
         }
         let (encodings, bytes) = try encodeBlocks(blocks.map(\.bytes))
         var statement = PostgresStatement("""
-            INSERT INTO graph_blocks (account, minute, partition, last_offset, encoding, block, level)
-            SELECT *, 0 FROM unnest($1::int8[], $2::int8[], $3::int4[], $4::int8[], $5::int2[], $6::bytea[])
+            INSERT INTO graph_blocks (account, minute, partition, last_offset, encoding, block, level, received_day)
+            SELECT *, 0, $7 FROM unnest($1::int8[], $2::int8[], $3::int4[], $4::int8[], $5::int2[], $6::bytea[])
             """)
         for column in [accounts, minutes, partitions, offsets, encodings, bytes] { statement.bind(column) }
+        statement.bind(receivedDay)
         return statement
     }
 

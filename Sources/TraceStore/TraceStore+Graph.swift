@@ -86,7 +86,7 @@ extension TraceStore {
         _ crowd: Crowd, partition: Int, merge: @Sendable ([[UInt8]]) throws -> [UInt8]?
     ) async throws -> Int {
         var read = PostgresStatement("""
-            SELECT level, last_offset, encoding, block FROM graph_blocks
+            SELECT level, last_offset, encoding, block, received_day FROM graph_blocks
             WHERE account = $1 AND minute = $2 AND partition = $3 ORDER BY level, last_offset
             """)
         read.bind(crowd.account)
@@ -126,13 +126,14 @@ extension TraceStore {
         if let merged {
             let (encodings, bytes) = try encodeBlocks([merged])
             var insert = PostgresStatement("""
-                INSERT INTO graph_blocks (account, minute, partition, last_offset, level, encoding, block)
-                SELECT $1, $2, $3, $4, 1, * FROM unnest($5::int2[], $6::bytea[])
+                INSERT INTO graph_blocks (account, minute, partition, last_offset, received_day, level, encoding, block)
+                SELECT $1, $2, $3, $4, $5, 1, * FROM unnest($6::int2[], $7::bytea[])
                 """)
             insert.bind(crowd.account)
             insert.bind(crowd.minute)
             insert.bind(Int32(clamping: partition))
             insert.bind((0..<rows.rowCount).map { rows.int($0, 1) }.max() ?? 0)
+            insert.bind(Int32(clamping: (0..<rows.rowCount).map { rows.int($0, 4) }.max() ?? 0))
             insert.bind(encodings)
             insert.bind(bytes)
             statements.append(insert)

@@ -8,12 +8,15 @@ extension TraceStore {
     /// - Returns: in no particular order; unknown ids are absent.
     public func storedTraces(account: AccountID, ids: [TraceID]) async throws(TraceStoreError) -> [StoredTrace] {
         guard !ids.isEmpty else { return [] }
+        // OFFSET 0 keeps the look-ups by key: a plan made before the first ANALYZE takes an account for a few rows, and joined
+        // all its traces with all ids (1.3 s for 500 ids and 9,000 traces; so 0.6 ms).
         var statement = PostgresStatement("""
             SELECT t.trace_id, t.version, t.revision, t.flags, t.first_day, d.version, d.dictionary, d.documents
             FROM unnest($2::uuid[]) AS w (id)
-            JOIN traces t ON t.account = $1 AND t.trace_id = w.id
-            LEFT JOIN trace_documents d ON d.account = $1 AND d.trace_id = w.id
-                AND d.day >= t.first_day AND d.day <= t.event_second / 86400
+            CROSS JOIN LATERAL (SELECT * FROM traces WHERE account = $1 AND trace_id = w.id OFFSET 0) t
+            LEFT JOIN LATERAL (
+                SELECT * FROM trace_documents WHERE account = $1 AND trace_id = w.id
+                    AND day >= t.first_day AND day <= t.event_second / 86400 OFFSET 0) d ON true
             ORDER BY t.trace_id, d.version, d.day
             """)
         statement.bind(account)

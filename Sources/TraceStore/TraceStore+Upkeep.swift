@@ -137,7 +137,15 @@ extension TraceStore {
                  DELETE FROM links l USING gone WHERE l.account = gone.account AND l.consumer_trace = gone.trace_id)
              SELECT count(*) FROM gone
              """, second),
-            (Self.remove("graph_blocks", "minute"), second / 60),
+            // A minute goes as a whole, when nothing of it was received within the retention: parts of it would be a wrong sum.
+            ("""
+             WITH gone AS (
+                 DELETE FROM graph_blocks WHERE ctid = ANY (ARRAY(
+                     SELECT ctid FROM graph_blocks b WHERE account = $1 AND minute < $2 * 1440 AND NOT EXISTS (
+                         SELECT FROM graph_blocks o WHERE o.account = b.account AND o.minute = b.minute AND o.received_day >= $2)
+                     LIMIT 2000)) RETURNING 1)
+             SELECT count(*) FROM gone
+             """, Int64(day)),
             (Self.remove("inbox", "received_at"), second * 1_000_000),
             (Self.remove("telemetry_records", "received_at"), second * 1_000_000),
         ]

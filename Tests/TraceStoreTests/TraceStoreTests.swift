@@ -296,20 +296,34 @@ struct TraceStoreTests {
                 change(2, documents: [document("older", receivedAt: old), document("new")]),
                 change(3, documents: [document("new")]),
             ])
-            next.blocks = [(old / 60_000_000, 1), (today / 60_000_000, 2)].map {
-                GraphBlockDelta(account: account, minute: $0.0, partition: 0, lastOffset: 4, bytes: [$0.1])
-            }
             #expect(try await store.commit(next) == .committed)
+            // Observations dated long ago stay when any of their minute was received of late.
+            let minute = old / 60_000_000
+            let blocks: [(offset: Int64, receipt: Micros, minutes: [(minute: Int64, byte: UInt8)])] = [
+                (5, old, [(minute, 1), (minute + 1, 3)]), (6, today, [(minute + 1, 4), (today / 60_000_000, 2)]),
+            ]
+            for written in blocks {
+                next = batch([
+                    PositionMove(
+                        partition: 0, from: written.offset, to: written.offset + 1, ownerEpoch: states[0].ownerEpoch,
+                        receivedThrough: written.receipt)
+                ])
+                next.blocks = written.minutes.map {
+                    GraphBlockDelta(
+                        account: account, minute: $0.minute, partition: 0, lastOffset: written.offset, bytes: [$0.byte])
+                }
+                #expect(try await store.commit(next) == .committed)
+            }
             try await store.appendTelemetry([TelemetryRecord(account: account, receivedAt: old, document: [1])])
             try await store.removeDays(before: 20_000 - 5)
             let traces = try await store.storedTraces(account: account, ids: [traceID(1), traceID(2), traceID(3)])
             #expect(Set(traces.map(\.id)) == [traceID(2), traceID(3)])
             #expect(traces.allSatisfy { $0.documents.map { String(decoding: $0.bytes, as: UTF8.self) } == ["new"] })
-            #expect(try await store.graphBlocks(account: account, minutes: 0..<Int64.max).map(\.bytes) == [[2]])
+            #expect(try await store.graphBlocks(account: account, minutes: 0..<Int64.max).map(\.bytes) == [[3], [4], [2]])
             #expect(try await store.tableSizes().contains { $0.table == "trace_documents" && $0.indexBytes > 0 })
             // The owner still has trace 1 in its cache.
-            var stale = states[0].move(to: 6)
-            stale.from = 5
+            var stale = states[0].move(to: 8)
+            stale.from = 7
             let key = TraceKey(account: account, id: traceID(1))
             #expect(try await store.commit(batch([stale], [change(1, version: 1, documents: [document("x")])])) == .versionConflict([key]))
         }
