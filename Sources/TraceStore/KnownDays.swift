@@ -48,7 +48,15 @@ struct ClockMoments {
     }
 
     var newest: ClockSplit? { moments.first }
-    /// The second newest, when it is also the last.
-    var previous: ClockSplit? { moments.count == 2 ? moments[1] : nil }
-    var isWide: Bool { moments.count > 2 }
+    /// The second newest, when it is also the last and near: a search for traces on both sides of the end of its window
+    /// looks back this far and no further.
+    var previous: ClockSplit? { moments.count == 2 && !isWide ? moments[1] : nil }
+
+    /// Needs rows in `trace_moments`.
+    var isWide: Bool {
+        guard moments.count == 2 else { return moments.count > 2 }
+        return moments[0].second - moments[1].second > Self.nearSeconds
+    }
+
+    static let nearSeconds: Int64 = 4
 }

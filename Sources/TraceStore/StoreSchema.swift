@@ -25,8 +25,8 @@ enum StoreSchema {
             -- One row per trace. Clocks are split into second and microsecond: only the seconds are indexed, so thousands
             -- of entries share a key (deduplicated: about 7 bytes an entry), and an update within the same second stays
             -- on its page without touching an index (HOT; hence the fillfactor).
-            -- *_prev: newest receipt (end) of the second before the newest, when there are exactly two distinct seconds;
-            -- with more, flag 1 (2) is set and trace_moments has one row per second.
+            -- *_prev: newest receipt (end) of the second before the newest, when there are exactly two distinct seconds,
+            -- at most 4 s apart; otherwise flag 1 (2) is set and trace_moments has one row per second.
             CREATE TABLE traces (
                 account int8 NOT NULL,
                 root_second int8,
@@ -54,8 +54,7 @@ enum StoreSchema {
             CREATE INDEX traces_event_prev ON traces (account, event_prev_second) WHERE event_prev_second IS NOT NULL;
             CREATE INDEX traces_end_prev ON traces (account, end_prev_second) WHERE end_prev_second IS NOT NULL;
 
-            -- Receipts (kind 1) and ends (kind 2) of the few traces that spread over more than two seconds: the newest of
-            -- each second.
+            -- Receipts (kind 1) and ends (kind 2) of the few traces that spread wider: the newest of each second.
             CREATE TABLE trace_moments (
                 account int8 NOT NULL,
                 second int8 NOT NULL,

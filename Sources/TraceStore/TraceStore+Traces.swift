@@ -129,7 +129,8 @@ private enum SummaryQuery {
              ORDER BY t.\(clock)_second DESC, t.\(clock)_micros DESC, t.trace_id LIMIT $7)
             UNION ALL
             (SELECT t.trace_id, t.\(clock)_prev_second, t.\(clock)_prev_micros FROM traces t
-             WHERE t.account = $1 AND t.\(clock)_prev_second >= $2 AND t.\(clock)_prev_second < $3
+             WHERE t.account = $1 AND t.\(clock)_prev_second >= greatest($2, $3 - \(ClockMoments.nearSeconds))
+               AND t.\(clock)_prev_second < $3
                AND t.\(clock)_second >= $3 AND t.root_second IS NOT NULL AND t.flags & \(kind) = 0
                AND \(isAfter("t.\(clock)_prev_second", "t.\(clock)_prev_micros"))
              ORDER BY t.\(clock)_prev_second DESC, t.\(clock)_prev_micros DESC, t.trace_id LIMIT $7)
