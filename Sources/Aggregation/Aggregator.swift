@@ -4,8 +4,8 @@
 
 import Logging
 import Observability
-import Segments
 import SegmentLog
+import Segments
 import ServiceLifecycle
 import TraceAssembly
 import TraceStore
@@ -80,8 +80,8 @@ public actor Aggregator: Service {
             do {
                 try await begin()
                 while !Task.isCancelled {
-                    try await step()
-                    failures = 0
+                    // Folding alone is no progress: what cannot be committed is to be tried ever more slowly.
+                    if try await step() { failures = 0 }
                 }
                 try await settle()
             } catch is CancellationError {
@@ -90,7 +90,8 @@ public actor Aggregator: Service {
                 await abandon()
                 failures += 1
                 logger.warning(
-                    "aggregation begins again from the stored positions", metadata: ["reason": "\(error)", "attempt": "\(failures)"])
+                    "aggregation begins again from the stored positions",
+                    metadata: ["reason": "\(error)", "attempt": "\(failures)"])
                 try? await Task.sleep(for: min(.milliseconds(100) * (1 << min(failures, 6)), .seconds(5)))
             }
         }
@@ -99,6 +100,7 @@ public actor Aggregator: Service {
 
     /// Claims the partitions and finishes what a crash may have left.
     private func begin() async throws {
+        fold.cache.removeAll()
         partitions = try await store.claim(partitions: Array(0..<log.partitionCount), owner: owner)
         for partition in partitions where partition.checkedPosition < partition.position {
             try await recheck.resume(partition)
@@ -110,30 +112,40 @@ public actor Aggregator: Service {
         commitUnderWay?.cancel()
         _ = await commitUnderWay?.result
         commitUnderWay = nil
-        fold.cache.removeAll()
         partitions = []
     }
 
     /// One batch: read, fold while the one before is being committed, then commit.
-    private func step() async throws {
+    /// - Returns: whether the one before was committed.
+    private func step() async throws -> Bool {
         let started = ContinuousClock.now
         let batches = try await read()
         guard !batches.isEmpty else {
-            try await settle()
+            let isCommitted = try await settle()
             let positions = partitions.map { LogPosition(partition: $0.partition, offset: $0.position) }
             await log.waitForRecords(beyond: positions, timeout: options.idleWait)
-            return
+            return isCommitted
         }
         let moves = batches.map(move)
         let folded = try await fold.fold(batches, moves: moves)
         let foldTime = started.duration(to: .now)
-        try await settle()
+        let isCommitted = try await settle()
         for move in moves { partitions[index(of: move.partition)].position = move.to }
         commit(folded, foldTime: foldTime)
 
         let isFull = folded.recordCount >= options.batchRecords / 2
-        let pause = options.batchInterval - started.duration(to: .now)
+        let pause = interval(after: folded, foldTime: foldTime) - started.duration(to: .now)
         if !isFull, pause > .zero { try await Task.sleep(for: pause) }
+        return isCommitted
+    }
+
+    /// Time from the start of this batch to the start of the next. Every batch that touches a trace looks at all of it, so
+    /// a large trace that comes in single documents would cost the square of its size: while that is most of the work,
+    /// batches come less often, so that it takes a twentieth of the time, and nobody waits more than ten times as long.
+    private func interval(after folded: FoldedBatch, foldTime: Duration) -> Duration {
+        let repeated = folded.knownEntityCount
+        let share = Double(repeated) / Double(max(repeated + folded.newEntityCount, 1))
+        return min(max(options.batchInterval, foldTime * share * 20), options.batchInterval * 10)
     }
 
     /// What the partitions have beyond their positions, within the bounds of a batch; each gets its share.
@@ -163,15 +175,15 @@ public actor Aggregator: Service {
         let (store, recheck, metrics) = (store, recheck, metrics)
         commitUnderWay = Task {
             let started = ContinuousClock.now
-            let outcome = try await store.commit(folded.rows)
-            let commitTime = started.duration(to: .now)
-            if outcome == .committed {
-                try await recheck.run(changed: folded.changed, consumers: folded.consumers)
-                metrics.observationsRetracted(folded.retractionCount)
-                for (code, entries) in Dictionary(grouping: folded.rows.inbox, by: \.code) {
-                    metrics.documentsInboxed(entries.count, reason: code)
-                }
+            let outcome: CommitOutcome
+            do {
+                outcome = try await store.commit(folded.rows)
+            } catch {
+                metrics.batch(
+                    records: folded.recordCount, fold: foldTime, commit: started.duration(to: .now), result: .failed)
+                throw error
             }
+            let commitTime = started.duration(to: .now)
             let result: Metrics.CommitResult =
                 switch outcome {
                 case .committed: .committed
@@ -179,16 +191,24 @@ public actor Aggregator: Service {
                 case .versionConflict: .conflict
                 }
             metrics.batch(records: folded.recordCount, fold: foldTime, commit: commitTime, result: result)
+            guard outcome == .committed else { return outcome }
+            metrics.observationsRetracted(folded.retractionCount)
+            for (code, entries) in Dictionary(grouping: folded.rows.inbox, by: \.code) {
+                metrics.documentsInboxed(entries.count, reason: code)
+            }
+            try await recheck.run(changed: folded.changed, consumers: folded.consumers)
             return outcome
         }
     }
 
     /// Waits for the commit under way.
-    private func settle() async throws {
-        guard let task = commitUnderWay else { return }
+    /// - Returns: false when there is none.
+    @discardableResult
+    private func settle() async throws -> Bool {
+        guard let task = commitUnderWay else { return false }
         commitUnderWay = nil
         switch try await task.value {
-        case .committed: return
+        case .committed: return true
         case .fenced: throw AggregationError.fenced
         case .versionConflict(let keys): throw AggregationError.versionConflict(count: keys.count)
         }

@@ -2,8 +2,8 @@
 // touches come from the cache or from the store; their old contributions are taken back, their documents folded, their
 // new contributions added. Nothing here depends on where a batch begins or ends.
 
-import Segments
 import SegmentLog
+import Segments
 import ServiceGraph
 import TraceAssembly
 import TraceStore
@@ -17,6 +17,9 @@ struct FoldedBatch {
     /// Traces whose links were evaluated.
     var consumers: [TraceKey] = []
     var retractionCount = 0
+    /// Entities of the touched traces that were there before the batch, and those that came with it.
+    var knownEntityCount = 0
+    var newEntityCount = 0
 }
 
 /// Folds batches one after the other. Owned by one worker, on its thread.
@@ -34,15 +37,20 @@ final class BatchFold {
         var records: [Record] = []
         var isTouchRequested = false
         var newDocuments: [StoredDocument] = []
-        /// A document changed it, or was refused for the trace's size.
+        /// A document changed it, or was the first to be refused for the trace's size.
         var isChanged = false
+        /// It had links before the batch.
+        var hadLinks = false
         var links: [Link] = []
+        /// What it contributed before the batch; nil: it was not there.
+        var before: Contributions.Before?
         var mustBeWritten: Bool { isChanged || (!links.isEmpty && !state.trace.entities.isEmpty) }
     }
 
     let store: TraceStore
     let limits: TraceLimits
     private let parser: SegmentParser
+    private let storedParser = LinkFactsLookup.makeParser()
     var cache: TraceCache
 
     init(store: TraceStore, limits: TraceLimits, segmentLimits: SegmentLimits, cacheCapacity: Int) {
@@ -65,21 +73,33 @@ final class BatchFold {
         for index in touched.indices {
             let account = touched[index].key.account
             if !touched[index].state.trace.entities.isEmpty {
-                contributions[account, default: Contributions()].subtract(
+                touched[index].before = contributions[account, default: Contributions()].before(
                     Forest(touched[index].state.trace), links: touched[index].state.usedFacts)
             }
+            let knownCount = touched[index].state.trace.entities.count
+            touched[index].hadLinks = !linksInUse(of: touched[index].state.trace).isEmpty
             apply(&touched[index], &result)
+            result.knownEntityCount += knownCount
+            result.newEntityCount += touched[index].state.trace.entities.count - knownCount
         }
         try await resolveLinks(&touched, &result)
         for index in touched.indices {
             let forest = Forest(touched[index].state.trace)
-            contributions[touched[index].key.account, default: Contributions()].add(
-                forest, links: touched[index].state.usedFacts)
+            let account = touched[index].key.account
+            if let before = touched[index].before {
+                result.retractionCount += contributions[account, default: Contributions()].replace(
+                    before, by: forest, links: touched[index].state.usedFacts)
+                touched[index].before = nil
+            } else {
+                contributions[account, default: Contributions()].add(forest, links: touched[index].state.usedFacts)
+            }
             if touched[index].mustBeWritten { write(forest, of: &touched[index], &result) }
         }
         writeBlocks(contributions, &result)
+        // The tables have these only after the commit: until the next batch is folded they must not be read from there.
+        // So the older ones make room, even if the batch alone is more than the cache should hold.
+        cache.evict(room: touched.reduce(0) { $0 + TraceCache.weight(of: $1.state) })
         for trace in touched where trace.state.version > 0 { cache.put(trace.state, for: trace.key) }
-        cache.evict()
         return result
     }
 
@@ -133,7 +153,8 @@ final class BatchFold {
     private func reject(_ entry: LogEntry, partition: Int, code: String, reason: String, _ result: inout FoldedBatch) {
         result.rows.inbox.append(
             InboxEntry(
-                account: entry.account, partition: partition, offset: entry.offset, receivedAt: entry.receivedAt, code: code,
+                account: entry.account, partition: partition, offset: entry.offset, receivedAt: entry.receivedAt,
+                code: code,
                 reason: reason, traceID: entry.traceID, document: Array(entry.value)))
     }
 
@@ -147,7 +168,7 @@ final class BatchFold {
             for place in places {
                 touched[place].state.version = 0
                 guard let found = byID[touched[place].key.id] else { continue }
-                touched[place].state.trace = LinkFactsLookup.refold(found, account: account, parser: parser)
+                touched[place].state.trace = LinkFactsLookup.refold(found, account: account, parser: storedParser)
                 touched[place].state.version = found.version
                 if !linksInUse(of: touched[place].state.trace).isEmpty { consumers.append(found.id) }
             }
@@ -160,6 +181,7 @@ final class BatchFold {
     private func apply(_ touched: inout Touched, _ result: inout FoldedBatch) {
         for record in touched.records {
             let entry = record.entry
+            let wasExceeded = touched.state.trace.limitExceeded
             let outcome = entry.value.withUnsafeBytes {
                 touched.state.trace.fold(record.document, bytes: $0, receivedAt: entry.receivedAt, limits: limits)
             }
@@ -168,14 +190,16 @@ final class BatchFold {
                 touched.isChanged = true
                 touched.newDocuments.append(
                     StoredDocument(
-                        receivedAt: entry.receivedAt, partition: record.partition, offset: entry.offset, bytes: entry.value))
+                        receivedAt: entry.receivedAt, partition: record.partition, offset: entry.offset,
+                        bytes: entry.value))
             case .ignored:
                 break
             case .overLimit:
-                touched.isChanged = true
+                if !wasExceeded { touched.isChanged = true }
                 reject(
                     entry, partition: record.partition, code: "TraceSizeLimitExceeded",
-                    reason: "the trace holds \(touched.state.trace.storedBytes) bytes; \(entry.value.count) more would be over its limit of \(limits.traceBytes)",
+                    reason:
+                        "the trace holds \(touched.state.trace.storedBytes) bytes; \(entry.value.count) more would be over its limit of \(limits.traceBytes)",
                     &result)
             }
         }
@@ -187,7 +211,10 @@ final class BatchFold {
         var wanted: [AccountID: Set<Link>] = [:]
         for index in touched.indices where touched[index].isChanged || touched[index].isTouchRequested {
             touched[index].links = linksInUse(of: touched[index].state.trace)
-            if !touched[index].links.isEmpty { wanted[touched[index].key.account, default: []].formUnion(touched[index].links) }
+            if touched[index].links.isEmpty, touched[index].hadLinks { evaluateLinks(&touched[index], [:], &result) }
+            if !touched[index].links.isEmpty {
+                wanted[touched[index].key.account, default: []].formUnion(touched[index].links)
+            }
         }
         guard !wanted.isEmpty else { return }
         let places = Dictionary(touched.indices.map { (touched[$0].key, $0) }) { $1 }
@@ -201,9 +228,12 @@ final class BatchFold {
                     continue
                 }
                 let state = touched[place].state
-                facts.merge(LinkFactsLookup.facts(of: links.map(\.entityID), in: state.trace, used: state.usedFacts)) { $1 }
+                facts.merge(LinkFactsLookup.facts(of: links.map(\.entityID), in: state.trace, used: state.usedFacts)) {
+                    $1
+                }
             }
-            let stored = try await LinkFactsLookup.storedFacts(of: elsewhere, account: account, in: store, parser: parser)
+            let stored = try await LinkFactsLookup.storedFacts(
+                of: elsewhere, account: account, in: store, parser: storedParser)
             facts.merge(stored) { $1 }
             for index in touched.indices where touched[index].key.account == account && !touched[index].links.isEmpty {
                 evaluateLinks(&touched[index], facts, &result)
@@ -218,7 +248,8 @@ final class BatchFold {
             let found = facts[link]
             touched.state.usedFacts[link] = found
             rows.append(
-                StoredLink(consumer: touched.key.id, target: link.traceID, entity: link.entityID, facts: found?.encoded))
+                StoredLink(consumer: touched.key.id, target: link.traceID, entity: link.entityID, facts: found?.encoded)
+            )
         }
         result.rows.links.append(LinkReplacement(account: touched.key.account, consumer: touched.key.id, links: rows))
         result.consumers.append(touched.key)

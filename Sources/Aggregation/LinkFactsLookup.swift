@@ -7,8 +7,13 @@ import TraceAssembly
 import TraceStore
 
 enum LinkFactsLookup {
+    /// A parser of stored documents. They were accepted once and count whatever the limits are today: what is taken back
+    /// must be what was added, and the re-check must see what the fold saw.
+    static func makeParser() -> SegmentParser { SegmentParser(limits: SegmentLimits(documentBytes: .max)) }
+
     /// Folds stored documents again. Documents that cannot be read (they were accepted by an older, laxer release)
     /// are left out.
+    /// - Parameter parser: from `makeParser`.
     static func refold(_ stored: StoredTrace, account: AccountID, parser: SegmentParser) -> Trace {
         var trace = Trace(id: stored.id, account: account, limitExceeded: stored.limitExceeded)
         for document in stored.documents {

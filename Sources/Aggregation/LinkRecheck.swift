@@ -4,8 +4,8 @@
 // touch to the log. A touch that changes nothing is harmless, so the check may be repeated after a crash
 // (`log_positions.checked_position` says from where).
 
-import Segments
 import SegmentLog
+import Segments
 import ServiceGraph
 import TraceAssembly
 import TraceStore
@@ -28,7 +28,7 @@ struct LinkRecheck: Sendable {
             let own = linked.isEmpty ? [] : try await store.links(account: account, ofConsumers: linked.map(\.id))
             let rows = Set(pointing).union(own)
             guard !rows.isEmpty else { continue }
-            let parser = SegmentParser()
+            let parser = LinkFactsLookup.makeParser()
             let links = rows.map { Link(traceID: $0.target, entityID: $0.entity) }
             let facts = try await LinkFactsLookup.storedFacts(of: links, account: account, in: store, parser: parser)
             var outdated: Set<TraceID> = []
@@ -50,7 +50,8 @@ struct LinkRecheck: Sendable {
         while offset < state.position {
             let batch: LogBatch
             do {
-                batch = try await log.read(partition: state.partition, from: offset, maxRecords: 2_000, maxBytes: 4 << 20)
+                batch = try await log.read(
+                    partition: state.partition, from: offset, maxRecords: 2_000, maxBytes: 4 << 20)
             } catch let error {
                 // What retention removed cannot be checked, and its traces were readable for as long as the log kept them.
                 guard case .trimmed(let first) = error.code, first > offset else { throw error }
@@ -63,6 +64,7 @@ struct LinkRecheck: Sendable {
             try await run(changed: keys, consumers: keys)
             offset = batch.nextOffset
         }
-        _ = try await store.setChecked(partition: state.partition, position: state.position, ownerEpoch: state.ownerEpoch)
+        _ = try await store.setChecked(
+            partition: state.partition, position: state.position, ownerEpoch: state.ownerEpoch)
     }
 }

@@ -3,8 +3,8 @@
 
 import Logging
 import Observability
-import Segments
 import SegmentLog
+import Segments
 import ServiceGraph
 import ServiceLifecycle
 import TraceStore

@@ -67,9 +67,9 @@ struct TraceCache {
         weight += Self.weight(of: value)
     }
 
-    /// Drops the least recently used traces until the cache is within its capacity.
-    mutating func evict() {
-        while weight > capacity, let victim = oldest {
+    /// Drops the least recently used traces until `room` more fits into the capacity, or nothing is left.
+    mutating func evict(room: Int) {
+        while weight > capacity - room, let victim = oldest {
             nodes[victim.key] = nil
             unlink(victim)
             weight -= Self.weight(of: victim.value)
@@ -93,5 +93,5 @@ struct TraceCache {
         node.older = nil
     }
 
-    private static func weight(of value: CachedTrace) -> Int { 1 + value.trace.entities.count }
+    static func weight(of value: CachedTrace) -> Int { 1 + value.trace.entities.count }
 }

@@ -2,7 +2,6 @@
 // it would hold up the requests of clients, on a thread of its own the kernel shares the cores fairly.
 
 import Foundation
-import Synchronization
 
 /// A serial executor that runs its jobs on one thread of its own. The thread lives as long as the process.
 final class WorkerThread: SerialExecutor, @unchecked Sendable {
@@ -11,8 +10,11 @@ final class WorkerThread: SerialExecutor, @unchecked Sendable {
     private var jobs: [UnownedJob] = []
 
     init(name: String) {
-        let thread = Thread { [self] in run() }
-        thread.name = name
+        let thread = Thread { [self] in
+            // Given before the start, Foundation for Linux would not tell the kernel.
+            Thread.current.name = name
+            run()
+        }
         // A parse of 512 nested levels and a fold are iterative, but a roomy stack costs nothing until used.
         thread.stackSize = 4 << 20
         thread.start()
