@@ -1,0 +1,147 @@
+import Aggregation
+import Fixtures
+import Observability
+import SegmentLog
+import Segments
+import Synchronization
+import Testing
+import TraceStore
+
+/// One after the other: several of them measure CPU time or keep both cores busy.
+@Suite(.serialized) struct AggregationTests {}
+
+/// Batches of few records and a cache too small for the traces of a test.
+private func smallOptions(_ random: inout SeededGenerator) -> AggregatorOptions {
+    var options = AggregatorOptions.quick
+    options.batchRecords = Int.random(in: 1...50, using: &random)
+    options.cacheEntities = random.pick([0, 1, 30, 200, 100_000])
+    if random.chance(20) { options.batchInterval = .milliseconds(5) }
+    return options
+}
+
+/// A log of odd traces: duplicates, any order, open documents, unknown parents, cycles, links.
+private func oddLog(_ random: SeededGenerator, traceCount: Int) -> [String] {
+    var generator = TraceGenerator(random: random, oddities: .init(percent: 8, orderMatters: true))
+    let traces = generator.traces(traceCount, startSecond: startSecond)
+    return generator.random.chance(50)
+        ? generator.shuffledLog(of: traces) : generator.interleavedLog(of: traces)
+}
+
+/// The documents as requests of random sizes.
+private func requests(_ documents: [String], _ random: inout SeededGenerator) -> [[String]] {
+    var rest = documents[...]
+    var result: [[String]] = []
+    while !rest.isEmpty {
+        let size = random.chance(50) ? 1 : Int.random(in: 1...40, using: &random)
+        result.append(Array(rest.prefix(size)))
+        rest = rest.dropFirst(size)
+    }
+    return result
+}
+
+extension AggregationTests {
+    // If this fails, the map and the traces depend on how fast documents came and on what was in memory.
+    @Test(arguments: 1...4)
+    func `after every prefix the tables are those of all documents at once`(run: Int) async throws {
+        var random = SeededGenerator(printingSeedFor: "prefixes, run \(run)")
+        let log = requests(oddLog(random, traceCount: 60), &random)
+        try await withWorld(partitionCount: Int.random(in: 1...5, using: &random)) { (world) async throws in
+            var next = 0
+            while next < log.count {
+                // Part of the log, then more while an aggregator is at work, until it has caught up.
+                let stop = min(log.count, next + Int.random(in: 1...(log.count / 3 + 1), using: &random))
+                let started = Int.random(in: next...stop, using: &random)
+                for request in log[next..<started] { try await world.append(request) }
+                try await whileRunning(world.aggregator(smallOptions(&random))) { () async throws in
+                    for request in log[started..<stop] { try await world.append(request) }
+                    try await world.expectAgreement("seed \(random.seed), prefix of \(stop) requests")
+                }
+                next = stop
+            }
+            try await world.foldEverything()
+            try await world.expectAgreement("seed \(random.seed), at the end")
+            // Nobody else was at work: a conflict would be a trace read from the tables before it was written there.
+            #expect(!world.metrics.text().contains("outcome=\"conflict\""))
+        }
+    }
+
+    // If this fails, a restart at the wrong moment counts requests twice on the map, or loses some.
+    @Test(arguments: 1...3)
+    func `aggregators stopped at any moment lose and double nothing`(run: Int) async throws {
+        var random = SeededGenerator(printingSeedFor: "restarts, run \(run)")
+        let log = requests(oddLog(random, traceCount: 60), &random)
+        try await withWorld { (world) async throws in
+            let appending = Task { for request in log { try await world.append(request) } }
+            for _ in 0..<25 {
+                let pause = Duration.microseconds(Int64.random(in: 0...40_000, using: &random))
+                try await whileRunning(world.aggregator(smallOptions(&random))) { () async throws in
+                    try await Task.sleep(for: pause)
+                }
+            }
+            try await appending.value
+            try await world.foldEverything(smallOptions(&random))
+            try await world.expectAgreement("seed \(random.seed)")
+        }
+    }
+
+    // If this fails, a second worker (a deployment that overlaps, a paused machine) corrupts the counts.
+    @Test(arguments: 1...2)
+    func `aggregators that compete for the log corrupt nothing`(run: Int) async throws {
+        var random = SeededGenerator(printingSeedFor: "competition, run \(run)")
+        let log = requests(oddLog(random, traceCount: 60), &random)
+        try await withWorld { (world) async throws in
+            for request in log.prefix(log.count / 3) { try await world.append(request) }
+            let other = TraceStore(database: world.configuration, logger: quietLogger)
+            let first = world.aggregator(smallOptions(&random))
+            let second = world.aggregator(smallOptions(&random), store: other)
+            try await whileRunning(first) { () async throws in
+                for request in log.dropFirst(log.count / 3) {
+                    if random.chance(20) {
+                        let pause = Duration.microseconds(Int64.random(in: 0...30_000, using: &random))
+                        try await whileRunning(second) { () async throws in
+                            try await Task.sleep(for: pause)
+                            try await world.append(request)
+                        }
+                    } else {
+                        try await world.append(request)
+                    }
+                }
+                #expect(try await eventually { try await world.isCaughtUp() })
+            }
+            await other.close()
+            try await world.foldEverything()
+            try await world.expectAgreement("seed \(random.seed)")
+        }
+    }
+
+    // If this fails, a worker that was paused writes what its successor has written already.
+    @Test func `a worker that lost its partitions writes nothing and begins again`() async throws {
+        let random = SeededGenerator(printingSeedFor: "fencing")
+        let log = oddLog(random, traceCount: 20)
+        try await withWorld { (world) async throws in
+            try await world.append(log)
+            let gate = Gate()
+            var slow = FaultyLog(base: world.log)
+            slow.afterRead = { await gate.pass() }
+            try await whileRunning(world.aggregator(log: slow)) { () async throws in
+                #expect(try await eventually { await gate.arrivals > 0 })
+                try await world.foldEverything()
+                let positions = try await world.store.positions()
+                await gate.open()
+                #expect(
+                    try await eventually {
+                        world.metrics.text().contains("beamline_commits_total{outcome=\"fenced\"} 1")
+                    })
+                #expect(
+                    try await eventually {
+                        try await world.store.positions().allSatisfy { $0.ownerEpoch > positions[0].ownerEpoch }
+                    })
+                #expect(try await world.store.positions().map(\.position) == positions.map(\.position))
+                // It owns them again: what comes now is folded once.
+                try await world.append(log)
+                try await world.expectAgreement("seed \(random.seed)")
+            }
+            try await world.expectAgreement("seed \(random.seed), after the end")
+        }
+    }
+}
