@@ -337,11 +337,18 @@ extension PrivateCluster {
                 throw ClusterError(
                     "process \(processes[0]) of an earlier PostgreSQL still works in \(folder) and cannot be ended")
             }
-            let signal = waited > .seconds(10) ? SIGKILL : waited > .seconds(8) ? SIGQUIT : SIGINT
+            let postmaster = PostmasterFile(in: folder)?.pid
+            // Backends whose server was killed go on as long as a client keeps them busy: they are ended at once.
+            let isServerAlive = postmaster.map(processes.contains) ?? true
+            let signal =
+                if isServerAlive {
+                    waited > .seconds(10) ? SIGKILL : waited > .seconds(8) ? SIGQUIT : SIGINT
+                } else {
+                    waited > .seconds(2) ? SIGKILL : SIGQUIT
+                }
             if signal != sent {
                 logger.notice(
                     "ending an earlier PostgreSQL of this folder", metadata: ["processes": "\(processes.count)"])
-                let postmaster = PostmasterFile(in: folder)?.pid
                 for pid in processes where signal != SIGINT || pid == postmaster || postmaster == nil {
                     _ = Glibc.kill(pid, signal)
                 }

@@ -40,7 +40,7 @@ private func failure(_ flags: [String: String]) async -> String? {
 
 // If this fails, the server starts with a setting that means something else than what was written.
 @Test(arguments: [
-    ("api", "2000"), ("daemon", "udp:1"), ("console", "x"), ("metrics", "localhost"), ("otlp-http", "1"),
+    ("api", "2000"), ("daemon", "udp:1:2"), ("console", "x"), ("metrics", "localhost"), ("otlp-http", "1"),
     ("otlp-grpc", ""),
     ("account", "12345678901"), ("account", "12345678901x"), ("region", "US East"), ("host-suffix", ".example.test"),
     ("max-trace-bytes", "-1"), ("max-trace-bytes", "500KB"), ("retention-days", "0"), ("partitions", "0"),
