@@ -356,8 +356,10 @@ extension PrivateCluster {
             }
             usleep(10_000)
         }
-        // Nobody works here, so what a killed server left is only a name that could be taken for a foreign process.
+        // Nobody works here, so what a killed server left is only a name that could be taken for a foreign process, or a
+        // zombie that init has not reaped yet: PostgreSQL takes that for a living server and refuses to start.
         unlinkat(descriptor, "postmaster.pid", 0)
+        unlinkat(descriptor, ".s.PGSQL.5432.lock", 0)
     }
 
     private static func serverProcesses(in descriptor: Int32) -> [pid_t] {

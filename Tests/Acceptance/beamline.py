@@ -161,8 +161,10 @@ class Server:
             shutil.rmtree(self.base, ignore_errors=True)
 
     def postgres_pid(self):
-        pid_files = list(self.data_dir.rglob("postmaster.pid"))
-        return int(pid_files[0].read_text().split()[0]) if pid_files else None
+        try:
+            return int((self.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+        except (OSError, IndexError):
+            return None  # not there, or being written
 
     def cpu_seconds(self):
         """Processor time of the beamline process so far."""
