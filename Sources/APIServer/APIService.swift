@@ -143,7 +143,6 @@ private final class AcceptErrorHandler: ChannelDuplexHandler, @unchecked Sendabl
 
     private let logger: Logger
     private var isPausing = false
-    private var isReadHeld = false
 
     init(logger: Logger) { self.logger = logger }
 
@@ -158,18 +157,14 @@ private final class AcceptErrorHandler: ChannelDuplexHandler, @unchecked Sendabl
         context.eventLoop.scheduleTask(in: .milliseconds(100)) {
             let (handler, context) = isolated.value
             handler.isPausing = false
-            guard handler.isReadHeld else { return }
-            handler.isReadHeld = false
+            // Also when nobody asked meanwhile: an error after a connection was accepted in the same turn leaves the
+            // channel without a pending read (NIO reads again only after a turn without error).
             context.read()
         }
     }
 
     func read(context: ChannelHandlerContext) {
-        if isPausing {
-            isReadHeld = true
-        } else {
-            context.read()
-        }
+        if !isPausing { context.read() }
     }
 }
 

@@ -83,6 +83,16 @@ final class Gate: Sendable {
     }
 }
 
+/// Waits until a condition holds, at most 20 s.
+func eventually(_ condition: () -> Bool) async -> Bool {
+    let deadline = ContinuousClock.now + .seconds(20)
+    while !condition() {
+        if ContinuousClock.now > deadline { return false }
+        try? await Task.sleep(for: .milliseconds(5))
+    }
+    return true
+}
+
 final class Observations: Sendable {
     private let all = Mutex<[String]>([])
     func add(_ operation: String, _ status: Int) { all.withLock { $0.append("\(operation) \(status)") } }
