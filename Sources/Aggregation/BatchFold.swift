@@ -111,6 +111,10 @@ final class BatchFold {
         for batch in batches {
             for entry in batch.entries {
                 result.recordCount += 1
+                if let reason = entry.poison {
+                    reject(entry, partition: batch.partition, code: "Poison", reason: reason, &result)
+                    continue
+                }
                 let key = TraceKey(account: entry.account, id: entry.traceID)
                 var record: Record?
                 if entry.kind == .document {
@@ -154,8 +158,8 @@ final class BatchFold {
         result.rows.inbox.append(
             InboxEntry(
                 account: entry.account, partition: partition, offset: entry.offset, receivedAt: entry.receivedAt,
-                code: code,
-                reason: reason, traceID: entry.traceID, document: Array(entry.value)))
+                code: code, reason: reason, traceID: entry.traceID == TraceID(high: 0, low: 0) ? nil : entry.traceID,
+                document: Array(entry.value)))
     }
 
     /// Reads the traces that the cache did not have; one that is not stored either is new.
