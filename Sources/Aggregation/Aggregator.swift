@@ -422,6 +422,7 @@ public actor Aggregator: Service {
                 guard let index = partitions.firstIndex(where: { $0.state.partition == move.partition }) else { continue }
                 partitions[index].committed = move.to
             }
+            log.positionsCommitted(commit.moves.map { LogPosition(partition: $0.partition, offset: $0.to) })
             batchRecords = min(batchRecords * 2, options.batchRecords)
             return true
         }

@@ -96,8 +96,8 @@ public struct Maintenance: Service {
     /// Removes whole old days of the log, none that holds a record not folded yet.
     private func removeRecords() async throws {
         let unfolded = try await backlog(of: nil).compactMap(\.oldestReceipt).min() ?? .max
-        let bound = min(clock() - Micros(options.logRetentionDays) * 86_400_000_000, unfolded)
-        try await (log as? PostgresLog)?.removeDays(before: Int(bound / 86_400_000_000))
+        try await log.removeRecords(
+            receivedBefore: min(clock() - Micros(options.logRetentionDays) * 86_400_000_000, unfolded))
     }
 
     /// Merges what has gathered in minutes that are over, of the last retention period: late documents land anywhere.

@@ -9,6 +9,7 @@ import Ingest
 import Logging
 import Observability
 import PostgreSQL
+import SegmentLog
 import ServiceLifecycle
 import TraceStore
 
@@ -32,10 +33,10 @@ struct RoleProcess {
         var database = PostgresConfiguration(databaseURL)
         database.applicationName = Node.applicationName(of: node.id)
         let store = TraceStore(database: database, logger: logger)
-        let log: OpenedLog
+        let log: any SegmentLog
         do {
             try await store.checkSchema()
-            log = try await OpenedLog.open(settings, database: database, logger: logger)
+            log = try await openLog(settings, database: database, logger: logger)
         } catch {
             await store.close()
             throw error
@@ -74,7 +75,7 @@ struct RoleProcess {
         var isReady: @Sendable () -> Bool = { serving.isServing && leases.isHeld }
         var operations: [Operation] = []
         if let intake {
-            let probe = LogProbe(log: roles.log.log)
+            let probe = LogProbe(log: roles.log)
             services.append(probe)
             isReady = { serving.isServing && leases.isHeld && probe.isReachable }
             operations += roles.ingestOperations(intake)

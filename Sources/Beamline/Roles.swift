@@ -23,7 +23,7 @@ import XRayAPI
 /// What the services of a process share.
 struct Roles {
     let settings: ServerSettings
-    let log: OpenedLog
+    let log: any SegmentLog
     let store: TraceStore
     let leases: LeaseKeeper
     let metrics: Metrics
@@ -34,8 +34,12 @@ struct Roles {
 
     /// Of every process; the first in its list, so the last to end.
     func foundation() -> [any Service] {
-        metrics.sampled("beamline_log_round_trips_total", "Round trips to PostgreSQL for the log.", kind: .counter) {
-            [log] in log.roundTrips().map(Double.init)
+        if let log = log as? PostgresLog {
+            metrics.sampled(
+                "beamline_log_round_trips_total", "Round trips to PostgreSQL for the log.", kind: .counter
+            ) {
+                Double(log.roundTrips)
+            }
         }
         metrics.sampled(
             "beamline_store_round_trips_total", "Round trips to PostgreSQL for everything else.", kind: .counter
@@ -43,11 +47,11 @@ struct Roles {
             Double(store.roundTrips)
         }
         metrics.sampled("beamline_log_queue_bytes", "Records waiting to become durable in the log.") { [log] in
-            Double(log.queuedBytes())
+            Double(log.queuedBytes)
         }
         return [
             Worker(run: { [store] in await store.run() }, close: { [store] in await store.close() }),
-            Worker(run: { [log] in await log.log.run() }, close: { [log] in await log.close() }),
+            Worker(run: { [log] in await log.run() }, close: { [log] in await log.close() }),
             leases,
         ]
     }
@@ -56,7 +60,7 @@ struct Roles {
         var options = AggregatorOptions()
         options.maxTraceBytes = settings.maxTraceBytes
         return Aggregator(
-            log: log.log, store: store, leases: leases, options: options, metrics: metrics, logger: logger,
+            log: log, store: store, leases: leases, options: options, metrics: metrics, logger: logger,
             clock: { SystemClock.now() })
     }
 
@@ -65,11 +69,11 @@ struct Roles {
         options.retentionDays = settings.retentionDays
         options.logRetentionDays = settings.logRetentionDays
         return Maintenance(
-            log: log.log, store: store, leases: leases, options: options, metrics: metrics, logger: logger,
+            log: log, store: store, leases: leases, options: options, metrics: metrics, logger: logger,
             clock: { SystemClock.now() })
     }
 
-    func intake() -> DocumentIntake { DocumentIntake(log: log.log, metrics: metrics) }
+    func intake() -> DocumentIntake { DocumentIntake(log: log, metrics: metrics) }
 
     func daemon(_ address: ListenAddress, intake: DocumentIntake) throws -> DaemonListener {
         try DaemonListener(
@@ -120,32 +124,20 @@ struct Roles {
     /// Page tokens are sealed under the master key: every node opens what another has sealed.
     func queryOperations(_ masterKey: MasterKey) -> [Operation] {
         QueryService(
-            reading: StoredTraceReading(store: store, log: log.log),
+            reading: StoredTraceReading(store: store, log: log),
             tokens: PageTokenSealer(secret: masterKey.derivedKey(for: "page tokens").withUnsafeBytes { Array($0) }),
             logger: logger, now: { SystemClock.now() }
         ).operations
     }
 }
 
-/// The log that the settings name.
-struct OpenedLog: Sendable {
-    let log: any SegmentLog
-    let close: @Sendable () async -> Void
-    let queuedBytes: @Sendable () -> Int
-    /// Nil: it is not in PostgreSQL.
-    let roundTrips: @Sendable () -> Int?
-}
-
-extension OpenedLog {
-    static func open(_ settings: ServerSettings, database: PostgresConfiguration, logger: Logger) async throws
-        -> OpenedLog
-    {
-        var options = PostgresLogOptions()
-        options.partitionCount = settings.partitions
-        let log = try await PostgresLog.open(database: database, options: options, logger: logger)
-        return OpenedLog(
-            log: log, close: { await log.close() }, queuedBytes: { log.queuedBytes }, roundTrips: { log.roundTrips })
-    }
+/// Opens the log that the settings name.
+func openLog(_ settings: ServerSettings, database: PostgresConfiguration, logger: Logger) async throws
+    -> any SegmentLog
+{
+    var options = PostgresLogOptions()
+    options.partitionCount = settings.partitions
+    return try await PostgresLog.open(database: database, options: options, logger: logger)
 }
 
 extension Node {

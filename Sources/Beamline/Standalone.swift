@@ -51,7 +51,7 @@ struct Standalone {
         database.applicationName = Node.applicationName(of: node.id)
         try await PostgresLog.migrate(database: database)
         try await TraceStore.migrate(database: database)
-        let log = try await OpenedLog.open(settings, database: database, logger: logger)
+        let log = try await openLog(settings, database: database, logger: logger)
         let store = TraceStore(database: database, logger: logger)
         let registry = NodeRegistry(node: node, database: database)
         let roles = Roles(
