@@ -16,6 +16,8 @@ struct FoldedBatch {
     var changed: [TraceKey] = []
     /// Traces whose links were evaluated.
     var consumers: [TraceKey] = []
+    /// Every trace the batch looked at: the cache has their state after it.
+    var touched: [TraceKey] = []
     var retractionCount = 0
     /// Entities of the touched traces that were there before the batch, and those that came with it.
     var knownEntityCount = 0
@@ -96,6 +98,9 @@ final class BatchFold {
             if touched[index].mustBeWritten { write(forest, of: &touched[index], &result) }
         }
         writeBlocks(contributions, &result)
+        // Two workers that write some of the same traces lock their rows in the same order.
+        result.rows.traces.sort { ($0.account.rawValue, $0.id) < ($1.account.rawValue, $1.id) }
+        result.touched = touched.map(\.key)
         // The tables have these only after the commit: until the next batch is folded they must not be read from there.
         // So the older ones make room, even if the batch alone is more than the cache should hold.
         cache.evict(room: touched.reduce(0) { $0 + TraceCache.weight(of: $1.state) })
