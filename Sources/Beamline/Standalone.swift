@@ -41,6 +41,7 @@ struct Standalone {
         if let address = settings.api { try requireFree(address, SOCK_STREAM, setting: "api") }
         if let address = settings.daemon { try requireFree(address, SOCK_DGRAM, setting: "daemon") }
         if let address = settings.metrics { try requireFree(address, SOCK_STREAM, setting: "metrics") }
+        try settings.tls?.check()
         let masterKey = try MasterKey.loadOrCreate(at: folder.masterKeyPath)
         guard settings.databaseURL == nil else { return try await serve(folder, masterKey, cluster: nil) }
         let cluster = PrivateCluster(dataFolder: folder.path, logger: logger)
@@ -141,11 +142,12 @@ struct Standalone {
             announce($0)
         }
         if let address = settings.api {
-            services.append(
-                apiService(
-                    address, intake: intake, log: log, store: store, masterKey: masterKey, cluster: cluster,
-                    serving: serving
-                ) { port in listeners.opened { $0.api = ListenAddress(host: address.host, port: port) } })
+            let service = apiService(
+                address, intake: intake, log: log, store: store, masterKey: masterKey, cluster: cluster,
+                serving: serving
+            ) { port in listeners.opened { $0.api = ListenAddress(host: address.host, port: port) } }
+            services.append(service)
+            if settings.tls != nil { services.append(CertificateReload([service])) }
         }
         if let daemon { services.append(daemon) }
         if let address = settings.metrics {
@@ -174,7 +176,8 @@ struct Standalone {
         }
 
         var configuration = APIServiceConfiguration(
-            host: address.host, port: address.port, authentication: AuthenticationSettings(region: settings.region),
+            host: address.host, port: address.port, tls: settings.tls,
+            authentication: AuthenticationSettings(region: settings.region),
             hostSuffix: settings.hostSuffix)
         if settings.ingestRate > 0 {
             let rate = Double(settings.ingestRate)
@@ -214,7 +217,9 @@ struct Standalone {
         lines.append("Data: \(settings.dataFolder)")
         if let metrics = addresses.metrics { lines.append("Metrics: http://\(metrics.reachable)/metrics") }
         lines += ["", "Paste into a shell:", ""]
-        if let api = addresses.api { lines.append("export AWS_ENDPOINT_URL_XRAY=http://\(api.reachable)") }
+        if let api = addresses.api {
+            lines.append("export AWS_ENDPOINT_URL_XRAY=\(settings.tls == nil ? "http" : "https")://\(api.reachable)")
+        }
         // Older SDKs and version 1 of the AWS CLI read the second name of the region only.
         lines += [
             "export AWS_SHARED_CREDENTIALS_FILE=\(quoted(credentialsPath)) AWS_PROFILE=default",

@@ -1,5 +1,6 @@
 // The settings of `standalone`, checked. Made from flags, environment and file before anything is started.
 
+import APIServer
 import AccessControl
 import Foundation
 import Segments
@@ -14,6 +15,7 @@ struct StandaloneSettings {
     var account: AccountID
     var region: String
     var hostSuffix: String?
+    var tls: TLSFiles?
     /// Bytes; 0 = no limit.
     var maxTraceBytes: Int
     var retentionDays: Int
@@ -28,6 +30,7 @@ struct StandaloneSettings {
         "data-dir", "database-url", "api", "daemon", "console", "metrics", "otlp-http", "otlp-grpc", "account",
         "region", "host-suffix",
         "max-trace-bytes", "retention-days", "partitions", "ingest-rate", "log-level", "config",
+        "tls-certificate", "tls-key",
     ]
 
     init(_ reader: SettingsReader) throws {
@@ -67,6 +70,15 @@ struct StandaloneSettings {
                     "\(origin) must be a host name in lower case such as xray.example.test, not `\(suffix)`")
             }
             hostSuffix = suffix
+        }
+
+        switch (try reader.text("tls-certificate"), try reader.text("tls-key")) {
+        case (let certificate?, let key?):
+            tls = TLSFiles(
+                certificatePath: Self.absolute(certificate.value), keyPath: Self.absolute(key.value))
+        case (let certificate?, nil): throw CommandFailure("\(certificate.origin) needs --tls-key")
+        case (nil, let key?): throw CommandFailure("\(key.origin) needs --tls-certificate")
+        case (nil, nil): break
         }
 
         maxTraceBytes = try reader.integer("max-trace-bytes", default: 512_000, in: 0...1_000_000_000)
