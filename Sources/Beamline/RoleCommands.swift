@@ -57,13 +57,18 @@ struct IngestCommand: AsyncParsableCommand {
     var account: String?
     @Option(help: "Documents per second and account before ThrottledException, 0 for no limit. (default: 0)")
     var ingestRate: String?
+    @Option(
+        help: "PEM file with the certificate of the X-Ray API: it then speaks TLS, HTTP/2 and HTTP/1.1. (default: none)")
+    var tlsCertificate: String?
+    @Option(help: "PEM file with the key of --tls-certificate. Both are read again at SIGHUP. (default: none)")
+    var tlsKey: String?
 
     func run() async throws {
         try await runRole(
             .ingest,
             role.flags.merging([
                 "master-key": masterKey, "api": api, "daemon": daemon, "otlp-http": otlpHttp, "otlp-grpc": otlpGrpc,
-                "account": account, "ingest-rate": ingestRate,
+                "account": account, "ingest-rate": ingestRate, "tls-certificate": tlsCertificate, "tls-key": tlsKey,
             ]) { $1 })
     }
 }
@@ -102,10 +107,19 @@ struct QueryCommand: AsyncParsableCommand {
     @Option(help: "HOST:PORT of the X-Ray API, or off. (default: 127.0.0.1:2000)") var api: String?
     @Option(help: "HOST:PORT of the web console, or off. Arrives in a later release. (default: off)")
     var console: String?
+    @Option(
+        help: "PEM file with the certificate of the X-Ray API: it then speaks TLS, HTTP/2 and HTTP/1.1. (default: none)")
+    var tlsCertificate: String?
+    @Option(help: "PEM file with the key of --tls-certificate. Both are read again at SIGHUP. (default: none)")
+    var tlsKey: String?
 
     func run() async throws {
         try await runRole(
-            .query, role.flags.merging(["master-key": masterKey, "api": api, "console": console]) { $1 })
+            .query,
+            role.flags.merging([
+                "master-key": masterKey, "api": api, "console": console, "tls-certificate": tlsCertificate,
+                "tls-key": tlsKey,
+            ]) { $1 })
     }
 }
 

@@ -29,6 +29,7 @@ struct RoleProcess {
         guard let databaseURL = settings.databaseURL else { return }
         let masterKey = try settings.masterKeyPath.map { try MasterKey.load(at: $0) }
         try requireFreePorts(settings)
+        try settings.tls?.check()
         let node = Node(settings)
         var database = PostgresConfiguration(databaseURL)
         database.applicationName = Node.applicationName(of: node.id)
@@ -85,9 +86,8 @@ struct RoleProcess {
             services.append(roles.metricsListener(address, listeners: listeners, isReady: isReady))
         }
         if let address = settings.api, let masterKey {
-            services.append(
-                roles.api(
-                    address, operations: operations, masterKey: masterKey, listeners: listeners, isReady: isReady))
+            services += roles.api(
+                address, operations: operations, masterKey: masterKey, listeners: listeners, isReady: isReady)
         }
         if let daemon { services.append(daemon) }
         if settings.role == .aggregate {
@@ -103,7 +103,7 @@ struct RoleProcess {
         var words = [
             "Beamline \(beamlineVersion) \(settings.role.rawValue) `\(settings.nodeName)` is up after \(milliseconds) ms"
         ]
-        if let api = addresses.api { words.append("API http://\(api)") }
+        if let api = addresses.api { words.append("API \(settings.tls == nil ? "http" : "https")://\(api)") }
         if let daemon = addresses.daemon { words.append("daemon port \(daemon)") }
         if let metrics = addresses.metrics { words.append("metrics http://\(metrics)/metrics") }
         print(words.joined(separator: ", "))

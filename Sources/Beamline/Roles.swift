@@ -89,28 +89,30 @@ struct Roles {
         }
     }
 
+    /// With TLS the certificate is read again at SIGHUP.
     func api(
         _ address: ListenAddress, operations: [Operation], masterKey: MasterKey, listeners: Listeners,
         isReady: @escaping @Sendable () -> Bool
-    ) -> APIService {
+    ) -> [any Service] {
         let encryption = SecretEncryption(masterKey: masterKey)
         let directory = store.credentialDirectory { key in
             try encryption.open(key.encryptedSecret, accessKeyID: key.id)
         }
         var configuration = APIServiceConfiguration(
-            host: address.host, port: address.port, authentication: AuthenticationSettings(region: settings.region),
-            hostSuffix: settings.hostSuffix)
+            host: address.host, port: address.port, tls: settings.tls,
+            authentication: AuthenticationSettings(region: settings.region), hostSuffix: settings.hostSuffix)
         if settings.ingestRate > 0 {
             let rate = Double(settings.ingestRate)
             configuration.rateLimits[.ingest] = .init(rate: rate, burst: 2 * rate)
         }
-        return APIService(
+        let service = APIService(
             operations: operations, directory: directory, configuration: configuration, isReady: isReady,
             observe: { [metrics] operation, status, seconds in
                 metrics.requestAnswered(operation: operation, status: status, took: .seconds(seconds))
             },
             onListening: { _, port in listeners.opened { $0.api = ListenAddress(host: address.host, port: port) } },
             logger: logger)
+        return settings.tls == nil ? [service] : [service, CertificateReload([service])]
     }
 
     // MARK: Operations

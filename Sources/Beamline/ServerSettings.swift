@@ -1,6 +1,7 @@
 // The settings of a server process, checked. Made from flags, environment and file before anything is started. Every role
 // has the same names; what a role does not have keeps its default and is not used.
 
+import APIServer
 import AccessControl
 import Foundation
 import Glibc
@@ -22,6 +23,7 @@ struct ServerSettings {
     var account: AccountID
     var region: String
     var hostSuffix: String?
+    var tls: TLSFiles?
     /// Bytes; 0 = no limit.
     var maxTraceBytes: Int
     var retentionDays: Int
@@ -37,7 +39,7 @@ struct ServerSettings {
     static let names: Set<String> = [
         "data-dir", "database-url", "master-key", "node-name", "api", "daemon", "console", "metrics", "otlp-http",
         "otlp-grpc", "account", "region", "host-suffix", "max-trace-bytes", "retention-days", "log-retention-days",
-        "partitions", "ingest-rate", "log-level", "config",
+        "partitions", "ingest-rate", "tls-certificate", "tls-key", "log-level", "config",
     ]
 
     init(_ reader: SettingsReader, role: NodeRole = .standalone) throws {
@@ -91,6 +93,15 @@ struct ServerSettings {
                     "\(origin) must be a host name in lower case such as xray.example.test, not `\(suffix)`")
             }
             hostSuffix = suffix
+        }
+
+        switch (try reader.text("tls-certificate"), try reader.text("tls-key")) {
+        case (let certificate?, let key?):
+            tls = TLSFiles(
+                certificatePath: Self.absolute(certificate.value), keyPath: Self.absolute(key.value))
+        case (let certificate?, nil): throw CommandFailure("\(certificate.origin) needs --tls-key")
+        case (nil, let key?): throw CommandFailure("\(key.origin) needs --tls-certificate")
+        case (nil, nil): break
         }
 
         maxTraceBytes = try reader.integer("max-trace-bytes", default: 512_000, in: 0...1_000_000_000)

@@ -31,6 +31,7 @@ struct Standalone {
         let folder = try DataFolder(path: settings.dataFolder)
         defer { withExtendedLifetime(folder) {} }
         try requireFreePorts(settings)
+        try settings.tls?.check()
         let masterKey = try MasterKey.loadOrCreate(at: settings.masterKeyPath ?? folder.masterKeyPath)
         guard settings.databaseURL == nil else { return try await serve(folder, masterKey, cluster: nil) }
         let cluster = PrivateCluster(dataFolder: folder.path, logger: logger)
@@ -113,10 +114,9 @@ struct Standalone {
         }
         let isReady: @Sendable () -> Bool = { serving.isServing && (cluster == nil || cluster?.processID != nil) }
         if let address = settings.api {
-            services.append(
-                roles.api(
-                    address, operations: roles.ingestOperations(intake) + roles.queryOperations(masterKey),
-                    masterKey: masterKey, listeners: listeners, isReady: isReady))
+            services += roles.api(
+                address, operations: roles.ingestOperations(intake) + roles.queryOperations(masterKey),
+                masterKey: masterKey, listeners: listeners, isReady: isReady)
         }
         if let daemon { services.append(daemon) }
         if let address = settings.metrics {
@@ -151,7 +151,9 @@ struct Standalone {
         lines.append("Data: \(settings.dataFolder)")
         if let metrics = addresses.metrics { lines.append("Metrics: http://\(metrics.reachable)/metrics") }
         lines += ["", "Paste into a shell:", ""]
-        if let api = addresses.api { lines.append("export AWS_ENDPOINT_URL_XRAY=http://\(api.reachable)") }
+        if let api = addresses.api {
+            lines.append("export AWS_ENDPOINT_URL_XRAY=\(settings.tls == nil ? "http" : "https")://\(api.reachable)")
+        }
         // Older SDKs and version 1 of the AWS CLI read the second name of the region only.
         lines += [
             "export AWS_SHARED_CREDENTIALS_FILE=\(quoted(credentialsPath)) AWS_PROFILE=default",

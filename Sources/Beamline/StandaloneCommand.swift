@@ -37,6 +37,12 @@ struct StandaloneCommand: AsyncParsableCommand {
     @Option(
         help: "Host suffix: with xray.example.test, 210987654321.xray.example.test names that account. (default: none)")
     var hostSuffix: String?
+    @Option(
+        help: "PEM file with the certificate of the X-Ray API: it then speaks TLS, HTTP/2 and HTTP/1.1. (default: none)"
+    )
+    var tlsCertificate: String?
+    @Option(help: "PEM file with the key of --tls-certificate. Both are read again at SIGHUP. (default: none)")
+    var tlsKey: String?
     @Option(help: "Largest trace in bytes of its documents, 0 for no limit. (default: 512000)")
     var maxTraceBytes: String?
     @Option(help: "Days that traces and graphs are kept. (default: 30)")
@@ -66,7 +72,7 @@ struct StandaloneCommand: AsyncParsableCommand {
             "max-trace-bytes": maxTraceBytes,
             "retention-days": retentionDays, "database-url": databaseURL, "partitions": partitions,
             "ingest-rate": ingestRate, "log-retention-days": logRetentionDays, "master-key": masterKey,
-            "node-name": nodeName,
+            "node-name": nodeName, "tls-certificate": tlsCertificate, "tls-key": tlsKey,
             "log-level": logLevel, "config": config,
         ]
         let settings = try ServerSettings(try await SettingsReader(flags: flags.compactMapValues { $0 }, known: ServerSettings.names))

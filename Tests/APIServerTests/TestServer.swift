@@ -99,11 +99,33 @@ final class Observations: Sendable {
     var list: [String] { all.withLock { $0 } }
 }
 
+/// Collects lines like `error cannot …`.
+final class Logs: LogHandler, Sendable {
+    private let lines = Mutex<[String]>([])
+    var list: [String] { lines.withLock { $0 } }
+
+    var logLevel: Logger.Level {
+        get { .info }
+        set {}
+    }
+    var metadata: Logger.Metadata {
+        get { [:] }
+        set {}
+    }
+    subscript(metadataKey _: String) -> Logger.Metadata.Value? {
+        get { nil }
+        set {}
+    }
+    func log(event: LogEvent) { lines.withLock { $0.append("\(event.level) \(event.message)") } }
+}
+
 struct TestServer: Sendable {
     var port: Int
     var gate: Gate
     var observations: Observations
     var bytesInFlight: @Sendable () -> Int
+    var logs: Logs
+    var reloadCertificates: @Sendable () -> Void
     /// Begins graceful shutdown.
     var shutDown: @Sendable () async -> Void
 
@@ -154,6 +176,7 @@ func withServer<Result: Sendable>(
 
     let gate = Gate()
     let observations = Observations()
+    let logs = Logs()
     let operations = [
         Operation(name: "PutTraceSegments", path: "/TraceSegments", class: .ingest) { request in
             OperationResponse(
@@ -183,7 +206,7 @@ func withServer<Result: Sendable>(
             observations.add(operation, status)
         },
         onListening: { _, bound in port.yield(bound) },
-        logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+        logger: Logger(label: "test") { _ in logs })
     let group = ServiceGroup(
         configuration: .init(services: [service], logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }))
     return try await withThrowingTaskGroup(of: Result?.self) { tasks in
@@ -200,6 +223,7 @@ func withServer<Result: Sendable>(
             defer { gate.open() }
             let server = TestServer(
                 port: bound, gate: gate, observations: observations, bytesInFlight: { service.bytesInFlight },
+                logs: logs, reloadCertificates: { service.reloadCertificates() },
                 shutDown: { await group.triggerGracefulShutdown() })
             do {
                 let result = try await use(server)
