@@ -175,7 +175,8 @@ private func matches(_ text: String, _ facts: TraceFacts, endedIn window: Range<
             #"edge("web","orders") { destination.annotation.s AND destination.annotation.i AND source.annotation.c }"#,
             #"edge("web","batch") { responsetime = 2 AND annotation.b }"#, #"!service("orders.internal")"#,
             #"service("orders") { responsetime = 3 AND duration = 6 AND annotation.i AND user = "u" }"#,
-            #"!service("orders") { annotation.c }"#, #"service("web") { annotation.c }"#,
+            #"!service("orders") { annotation.c }"#, #"!service("web") { annotation.s OR annotation.b }"#,
+            #"service("web") { annotation.c }"#,
             #"edge(id(type:"client"),"web") { duration = 9 AND !source.annotation.c AND destination.annotation.c }"#,
         ] {
             #expect(try matches(text, trace), "\(text)")
@@ -244,7 +245,8 @@ private func matches(_ text: String, _ facts: TraceFacts, endedIn window: Range<
             #"rootcause.json != #[{"Services":[{"Name":"orders"},{"Name":"web"}]}]"#,
             #"rootcause.json != #[{"Services":[{"AccountId":"111122223333"}]}]"#,
             #"rootcause.json != #[{"ClientImpacting":1}]"#,
-            #"rootcause.json != #[{"Services":{}}]"#, "rootcause.json != #[true]",
+            #"rootcause.json != #[{"Services":{}}]"#,
+            #"rootcause.json != #[{"Services":[{"Name":"web"},{"Name":"web"}]}]"#, "rootcause.json != #[true]",
         ] {
             #expect(try matches(text, t5), "\(text)")
         }
