@@ -128,7 +128,7 @@ let package = Package(
                             "TraceStore", "XRayAPI", nioCore, nioHTTP1, logging]),
         tests(of: "LoadGeneration", ["JSONText", "Segments"]),
         tests(of: "Verification", ["Segments", "ServiceGraph"]),
-        tests(of: "Beamline"),
+        tests(of: "Beamline", ["TraceStore"]),
     ],
     cxxLanguageStandard: .cxx17
 )

@@ -419,7 +419,9 @@ public actor Aggregator: Service {
         commitUnderWay = nil
         if outcome == .committed {
             for move in commit.moves {
-                guard let index = partitions.firstIndex(where: { $0.state.partition == move.partition }) else { continue }
+                guard let index = partitions.firstIndex(where: { $0.state.partition == move.partition }) else {
+                    continue
+                }
                 partitions[index].committed = move.to
             }
             log.positionsCommitted(commit.moves.map { LogPosition(partition: $0.partition, offset: $0.to) })

@@ -9,8 +9,10 @@ struct BeamlineCommand: AsyncParsableCommand {
         abstract: "A self-hosted tracing backend that speaks AWS X-Ray.",
         version: beamlineVersion,
         subcommands: [
-            StandaloneCommand.self, IngestCommand.self, AggregateCommand.self, QueryCommand.self, AccountCommand.self, KeyCommand.self, InboxCommand.self,
-            MigrateCommand.self, VerifyCommand.self, LoadCommand.self, BenchBareCommand.self,
+            StandaloneCommand.self, IngestCommand.self, AggregateCommand.self, QueryCommand.self, AccountCommand.self,
+            KeyCommand.self, InboxCommand.self,
+            MigrateCommand.self, StatusCommand.self, DoctorCommand.self, VerifyCommand.self, LoadCommand.self,
+            BenchBareCommand.self,
         ])
 }
 

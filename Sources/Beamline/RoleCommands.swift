@@ -11,6 +11,7 @@ struct RoleOptions: ParsableArguments {
     var metrics: String?
     @Option(help: "Partitions of the log, at least; it may grow while nodes run, never shrink. (default: 12)")
     var partitions: String?
+    @OptionGroup var log: LogOptions
     @Option(help: "Name of this node in `beamline status`. (default: the host's name)")
     var nodeName: String?
     @Option(help: "Region of the server. (default: us-east-1)")
@@ -27,7 +28,7 @@ struct RoleOptions: ParsableArguments {
         [
             "database-url": databaseURL, "metrics": metrics, "partitions": partitions, "node-name": nodeName,
             "region": region, "host-suffix": hostSuffix, "log-level": logLevel, "config": config,
-        ]
+        ].merging(log.flags) { $1 }
     }
 }
 

@@ -37,7 +37,7 @@ struct RoleProcess {
         let log: any SegmentLog
         do {
             try await store.checkSchema()
-            log = try await openLog(settings, database: database, logger: logger)
+            log = try await openLog(settings.log, store: store, database: database, logger: logger)
         } catch {
             await store.close()
             throw error
@@ -67,7 +67,8 @@ struct RoleProcess {
         let daemon = try settings.daemon.flatMap { address in try intake.map { try roles.daemon(address, intake: $0) } }
         let listeners = Listeners(
             waitingFor: [settings.api, settings.metrics].count { $0 != nil },
-            daemon: settings.daemon.flatMap { address in daemon.map { ListenAddress(host: address.host, port: $0.port) } }
+            daemon: settings.daemon.flatMap { address in daemon.map { ListenAddress(host: address.host, port: $0.port) }
+            }
         ) {
             serving.begin()
             announce($0)

@@ -133,13 +133,13 @@ struct Roles {
     }
 }
 
-/// Opens the log that the settings name.
-func openLog(_ settings: ServerSettings, database: PostgresConfiguration, logger: Logger) async throws
-    -> any SegmentLog
-{
-    var options = PostgresLogOptions()
-    options.partitionCount = settings.partitions
-    return try await PostgresLog.open(database: database, options: options, logger: logger)
+/// Opens the log that the settings name, if it is the one that the database belongs to.
+func openLog(
+    _ settings: LogSettings, store: TraceStore, database: PostgresConfiguration, logger: Logger
+) async throws -> any SegmentLog {
+    try await store.adoptLog(settings.source)
+    let known = try await store.positions().count
+    return try await settings.open(database: database, knownPartitions: known, logger: logger)
 }
 
 extension Node {

@@ -28,7 +28,7 @@ struct ServerSettings {
     var maxTraceBytes: Int
     var retentionDays: Int
     var logRetentionDays: Int
-    var partitions: Int
+    var log: LogSettings
     /// Documents per second and account; 0 = no limit.
     var ingestRate: Int
     var logLevel: String
@@ -36,11 +36,11 @@ struct ServerSettings {
     var notices: [String] = []
 
     /// Of any role.
-    static let names: Set<String> = [
+    static let names = Set([
         "data-dir", "database-url", "master-key", "node-name", "api", "daemon", "console", "metrics", "otlp-http",
         "otlp-grpc", "account", "region", "host-suffix", "max-trace-bytes", "retention-days", "log-retention-days",
-        "partitions", "ingest-rate", "tls-certificate", "tls-key", "log-level", "config",
-    ]
+        "ingest-rate", "tls-certificate", "tls-key", "log-level", "config",
+    ]).union(LogSettings.names)
 
     init(_ reader: SettingsReader, role: NodeRole = .standalone) throws {
         self.role = role
@@ -53,10 +53,12 @@ struct ServerSettings {
         masterKeyPath = try reader.text("master-key").map { Self.absolute($0.value) }
         if role == .ingest || role == .query, masterKeyPath == nil {
             throw CommandFailure(
-                "--master-key must name the file with the key that all nodes share (`beamline migrate --master-key FILE` makes it)")
+                "--master-key must name the file with the key that all nodes share (`beamline migrate --master-key FILE` makes it)"
+            )
         }
         let (nodeName, nodeNameOrigin) = try reader.text("node-name") ?? (Self.hostName, "--node-name")
-        guard !nodeName.isEmpty, nodeName.utf8.count <= 255, !nodeName.unicodeScalars.contains(where: { $0.value < 0x20 })
+        guard !nodeName.isEmpty, nodeName.utf8.count <= 255,
+            !nodeName.unicodeScalars.contains(where: { $0.value < 0x20 })
         else { throw CommandFailure("\(nodeNameOrigin) must be a name of 1 to 255 bytes, not `\(nodeName)`") }
         self.nodeName = nodeName
         api = role == .aggregate ? nil : try reader.address("api", default: "127.0.0.1:2000")
@@ -107,7 +109,7 @@ struct ServerSettings {
         maxTraceBytes = try reader.integer("max-trace-bytes", default: 512_000, in: 0...1_000_000_000)
         retentionDays = try reader.integer("retention-days", default: 30, in: 1...3650)
         logRetentionDays = try reader.integer("log-retention-days", default: retentionDays, in: 1...3650)
-        partitions = try reader.integer("partitions", default: role == .standalone ? 4 : 12, in: 1...256)
+        log = try LogSettings(reader, partitions: role == .standalone ? 4 : 12, retentionDays: logRetentionDays)
         ingestRate = try reader.integer("ingest-rate", default: 0, in: 0...100_000_000)
 
         let (level, levelOrigin) = try reader.text("log-level") ?? ("notice", "--log-level")

@@ -52,8 +52,15 @@ struct Standalone {
         database.applicationName = Node.applicationName(of: node.id)
         try await PostgresLog.migrate(database: database)
         try await TraceStore.migrate(database: database)
-        let log = try await openLog(settings, database: database, logger: logger)
         let store = TraceStore(database: database, logger: logger)
+        let log: any SegmentLog
+        do {
+            try await store.checkSchema()
+            log = try await openLog(settings.log, store: store, database: database, logger: logger)
+        } catch {
+            await store.close()
+            throw error
+        }
         let registry = NodeRegistry(node: node, database: database)
         let roles = Roles(
             settings: settings, log: log, store: store,
@@ -61,7 +68,6 @@ struct Standalone {
             logger: logger, serving: ServingState())
         let services: [any Service]
         do {
-            try await store.checkSchema()
             let isFirstStart = try await makeFirstAccount(store, masterKey, credentialsPath: folder.credentialsPath)
             services = try self.services(roles, masterKey: masterKey, cluster: cluster) {
                 announce($0, isFirstStart: isFirstStart, credentialsPath: folder.credentialsPath)

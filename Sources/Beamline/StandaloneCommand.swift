@@ -55,8 +55,10 @@ struct StandaloneCommand: AsyncParsableCommand {
     var masterKey: String?
     @Option(help: "Name of this node in `beamline status`. (default: the host's name)")
     var nodeName: String?
-    @Option(help: "Partitions of the log at its creation; it may grow later, never shrink. (default: 4)")
+    @Option(
+        help: "Partitions of the log at its creation; it may grow later, never shrink. (default: 4, with Kafka 12)")
     var partitions: String?
+    @OptionGroup var log: LogOptions
     @Option(help: "Documents per second and account before ThrottledException, 0 for no limit. (default: 0)")
     var ingestRate: String?
     @Option(help: "trace, debug, info, notice, warning, error or critical. (default: notice)")
@@ -75,7 +77,9 @@ struct StandaloneCommand: AsyncParsableCommand {
             "node-name": nodeName, "tls-certificate": tlsCertificate, "tls-key": tlsKey,
             "log-level": logLevel, "config": config,
         ]
-        let settings = try ServerSettings(try await SettingsReader(flags: flags.compactMapValues { $0 }, known: ServerSettings.names))
+        let reader = try await SettingsReader(
+            flags: flags.merging(log.flags) { $1 }.compactMapValues { $0 }, known: ServerSettings.names)
+        let settings = try ServerSettings(reader)
         try await inOneSentence { try await Standalone(settings).run() }
     }
 }

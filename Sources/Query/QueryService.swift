@@ -97,7 +97,7 @@ extension QueryService {
     /// Waits for its traces' partitions (ruling 4).
     public func batchGetTraces(body: [UInt8], account: AccountID) async throws(APIError) -> QueryAnswer {
         let request = try BatchGetTracesRequest(body: body)
-        let completeTo = try await completeTo(Set(request.traceIDs.map(reading.partition)), .fresh)
+        let completeTo = try await completeTo(reading.partitions(of: request.traceIDs), .fresh)
         return try await gate.withUnits(request.traceIDs.count) { () async throws(APIError) in
             let (stored, unreadable) = try await storedTraces(request.traceIDs, account: account)
             let folder = TraceFolder()
@@ -146,7 +146,7 @@ extension QueryService {
     /// Waits for its traces' partitions (ruling 4).
     public func getTraceGraph(body: [UInt8], account: AccountID) async throws(APIError) -> QueryAnswer {
         let request = try GetTraceGraphRequest(body: body)
-        let completeTo = try await completeTo(Set(request.traceIDs.map(reading.partition)), .fresh)
+        let completeTo = try await completeTo(reading.partitions(of: request.traceIDs), .fresh)
         return try await gate.withUnits(request.traceIDs.count) { () async throws(APIError) in
             let folder = TraceFolder()
             var forests: [Forest] = []

@@ -2,16 +2,32 @@
 
 import SegmentLog
 import Segments
+import Synchronization
 import TraceStore
 
 /// The reads of a node with a trace store and a log.
 public struct StoredTraceReading: TraceReading {
     private let store: TraceStore
     private let log: any SegmentLog
+    private let counts = PartitionCounts()
+
+    /// Numbers of partitions that the log has had since this node runs: nodes that have not heard of new partitions
+    /// yet append by an older number, and what they have appended may still be waiting.
+    private final class PartitionCounts: Sendable {
+        private let seen = Mutex<[Int]>([])
+
+        func all(with count: Int) -> [Int] {
+            seen.withLock { seen in
+                if seen.last != count { seen.append(count) }
+                return seen
+            }
+        }
+    }
 
     public init(store: TraceStore, log: any SegmentLog) {
         self.store = store
         self.log = log
+        _ = counts.all(with: log.partitionCount)
     }
 
     public func storedTraces(account: AccountID, ids: [TraceID]) async throws -> [StoredTrace] {
@@ -29,6 +45,10 @@ public struct StoredTraceReading: TraceReading {
     }
 
     public func partition(of id: TraceID) -> Int { LogPartition.of(id, count: log.partitionCount) }
+
+    public func partitions(of id: TraceID) -> Set<Int> {
+        Set(counts.all(with: log.partitionCount).map { LogPartition.of(id, count: $0) })
+    }
 
     public func endOffsets() async throws -> [Int64] { try await log.endOffsets() }
 

@@ -22,6 +22,9 @@ public protocol TraceReading: Sendable {
     /// The partition a trace lives in.
     func partition(of id: TraceID) -> Int
 
+    /// Every partition that may hold documents of a trace. More than one after the log has got more partitions.
+    func partitions(of id: TraceID) -> Set<Int>
+
     /// For each partition the offset the next record will get.
     func endOffsets() async throws -> [Int64]
 
@@ -33,4 +36,11 @@ public protocol TraceReading: Sendable {
 
     /// What the log holds beyond the positions.
     func backlog(beyond positions: [LogPosition]) async throws -> [LogBacklog]
+}
+
+extension TraceReading {
+    public func partitions(of id: TraceID) -> Set<Int> { [partition(of: id)] }
+
+    /// Of several traces.
+    func partitions(of ids: [TraceID]) -> Set<Int> { ids.reduce(into: []) { $0.formUnion(partitions(of: $1)) } }
 }

@@ -104,7 +104,8 @@ public final class NodeRegistry: Sendable {
         var release = PostgresStatement("UPDATE log_positions SET owner = '' WHERE owner = $1")
         release.bind(text: node.id)
         let forget = PostgresStatement("DELETE FROM nodes WHERE expires_at < clock_timestamp() - interval '1 hour'")
-        var insert = PostgresStatement("""
+        var insert = PostgresStatement(
+            """
             INSERT INTO nodes (id, role, name, host, pid, addresses, version, started_at, heartbeat_at, expires_at)
             SELECT $1, $2, $3, $4, $5, $6, $7, t, t, t + $8 * interval '1 microsecond' FROM clock_timestamp() AS t
             ON CONFLICT (id) DO UPDATE SET role = excluded.role, name = excluded.name, host = excluded.host,
@@ -127,7 +128,8 @@ public final class NodeRegistry: Sendable {
     public func beat() async throws(TraceStoreError) -> ClusterView? {
         // A beat that a crash of PostgreSQL forgets is no loss: no need to wait for the disk twice a second.
         let relaxed = PostgresStatement("SELECT set_config('synchronous_commit', 'off', true)")
-        var beat = PostgresStatement("""
+        var beat = PostgresStatement(
+            """
             UPDATE nodes SET heartbeat_at = clock_timestamp(),
                 expires_at = clock_timestamp() + $2 * interval '1 microsecond' WHERE id = $1
             """)
@@ -147,14 +149,16 @@ public final class NodeRegistry: Sendable {
     public func claim(
         atMost limit: Int, partitionCount count: Int, held: [Int]
     ) async throws(TraceStoreError) -> [PartitionState] {
-        var create = PostgresStatement("""
+        var create = PostgresStatement(
+            """
             INSERT INTO log_positions (partition) SELECT n FROM generate_series(0, $1 - 1) AS n
             WHERE NOT EXISTS (SELECT FROM log_positions p WHERE p.partition = n) ON CONFLICT DO NOTHING
             """)
         create.bind(Int32(clamping: count))
         var numbers = PostgresArray.int4
         for partition in held { numbers.append(Int32(clamping: partition)) }
-        var claim = PostgresStatement("""
+        var claim = PostgresStatement(
+            """
             WITH free AS (
                 SELECT p.partition FROM log_positions p
                 WHERE p.partition < $1 AND CASE WHEN p.owner = $2 THEN p.partition <> ALL ($4::int4[])
@@ -181,7 +185,8 @@ public final class NodeRegistry: Sendable {
             numbers.append(Int32(clamping: state.partition))
             epochs.append(state.ownerEpoch)
         }
-        var release = PostgresStatement("""
+        var release = PostgresStatement(
+            """
             UPDATE log_positions p SET owner = '' FROM unnest($1::int4[], $2::int8[]) AS r (partition, epoch)
             WHERE p.partition = r.partition AND p.owner_epoch = r.epoch AND p.owner = $3
             """)
@@ -206,7 +211,8 @@ public final class NodeRegistry: Sendable {
     /// - Returns: number of connections ended.
     @discardableResult
     public func endSessionsOfExpiredOwners() async throws(TraceStoreError) -> Int {
-        let end = PostgresStatement("""
+        let end = PostgresStatement(
+            """
             SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a
             WHERE a.datname = current_database() AND a.usename = current_user AND a.application_name IN (
                 SELECT 'beamline ' || p.owner FROM log_positions p WHERE p.owner <> '' AND NOT EXISTS (
@@ -215,10 +221,14 @@ public final class NodeRegistry: Sendable {
         return Int(try await run([end], "cannot end the sessions of expired owners")[0].int(0, 0))
     }
 
-    private var leaseMicros: Int64 { leaseDuration.components.seconds * 1_000_000 + leaseDuration.components.attoseconds / 1_000_000_000_000 }
+    private var leaseMicros: Int64 {
+        leaseDuration.components.seconds * 1_000_000 + leaseDuration.components.attoseconds / 1_000_000_000_000
+    }
 
     @discardableResult
-    private func run(_ statements: [PostgresStatement], _ what: String) async throws(TraceStoreError) -> [PostgresResult] {
+    private func run(_ statements: [PostgresStatement], _ what: String) async throws(TraceStoreError)
+        -> [PostgresResult]
+    {
         do {
             return try await pool.run(statements)
         } catch {
@@ -254,7 +264,8 @@ extension TraceStore {
     /// Every node that was alive within the last hour, the longest alive first.
     public func nodes() async throws(TraceStoreError) -> [NodeState] {
         let rows = try await ask(
-            PostgresStatement("""
+            PostgresStatement(
+                """
                 SELECT id, role, name, host, pid, addresses, version, (extract(epoch FROM started_at) * 1000000)::int8,
                     (extract(epoch FROM clock_timestamp() - heartbeat_at) * 1000000)::int8,
                     expires_at > clock_timestamp()
@@ -269,6 +280,56 @@ extension TraceStore {
                     version: rows.text(row, 6)),
                 startedAt: rows.int(row, 7), heartbeatAge: .microseconds(rows.int(row, 8)), isLive: rows.bool(row, 9))
         }
+    }
+
+    /// Makes sure that the positions belong to this log. The first node to ask decides.
+    /// - Parameter source: names the log: `postgresql`, `kafka topic beamline.segments`.
+    /// - Throws: `.refused` when they belong to another.
+    public func adoptLog(_ source: String) async throws(TraceStoreError) {
+        var adopt = PostgresStatement("INSERT INTO log_source (source) VALUES ($1) ON CONFLICT DO NOTHING")
+        adopt.bind(text: source)
+        let rows = try await change(adopt, PostgresStatement("SELECT source FROM log_source"))[1]
+        let known = rows.rowCount > 0 ? rows.text(0, 0) : source
+        guard known == source else {
+            throw TraceStoreError(
+                .refused,
+                "this database belongs to the log `\(known)`, not to `\(source)`: start with the settings of that log, or with another database"
+            )
+        }
+    }
+
+    /// Which log the positions belong to; nil: no node has been started yet.
+    public func logSource() async throws(TraceStoreError) -> String? {
+        let rows = try await ask(PostgresStatement("SELECT source FROM log_source"))
+        return rows.rowCount > 0 ? rows.text(0, 0) : nil
+    }
+
+    /// What an operator wants to know of the server behind the tables.
+    public struct ServerHealth: Sendable {
+        public var version: String
+        /// Microseconds since 1970, by PostgreSQL's clock.
+        public var serverTime: Micros
+        public var connections: Int
+        public var maxConnections: Int
+        /// Longest time that a transaction has been open.
+        public var oldestTransaction: Duration
+    }
+
+    public func serverHealth() async throws(TraceStoreError) -> ServerHealth {
+        let rows = try await ask(
+            PostgresStatement(
+                """
+                SELECT current_setting('server_version'), (extract(epoch FROM clock_timestamp()) * 1000000)::int8,
+                    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+                    current_setting('max_connections')::int8
+                        - current_setting('superuser_reserved_connections')::int8,
+                    coalesce((SELECT max((extract(epoch FROM clock_timestamp() - xact_start) * 1000000)::int8)
+                              FROM pg_stat_activity WHERE backend_type = 'client backend'
+                                AND datname = current_database()), 0)
+                """))
+        return ServerHealth(
+            version: rows.text(0, 0), serverTime: rows.int(0, 1), connections: Int(rows.int(0, 2)),
+            maxConnections: Int(rows.int(0, 3)), oldestTransaction: .microseconds(rows.int(0, 4)))
     }
 
     /// Who owns what, for people; who works looks by `NodeRegistry.beat`.

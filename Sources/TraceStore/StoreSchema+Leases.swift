@@ -23,5 +23,12 @@ extension StoreSchema {
             heartbeat_at timestamptz NOT NULL,
             expires_at timestamptz NOT NULL
         ) WITH (fillfactor = 20);
+
+        -- Which log the positions belong to (one row): in another they would mean nothing.
+        CREATE TABLE log_source (
+            single boolean PRIMARY KEY DEFAULT true CHECK (single),
+            source text NOT NULL
+        );
+        INSERT INTO log_source (source) SELECT 'postgresql' WHERE EXISTS (SELECT FROM log_positions WHERE position > 0);
         """)
 }

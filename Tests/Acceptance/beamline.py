@@ -390,6 +390,10 @@ class Cluster:
             "SELECT coalesce(n.name, '') FROM log_positions p LEFT JOIN nodes n ON n.id = p.owner AND n.expires_at > clock_timestamp() ORDER BY partition")
         return [name or None for name in rows]
 
+    def ends(self):
+        """End of each partition of the log in PostgreSQL."""
+        return [int(end) for end in self.sql("SELECT next_offset FROM log_partitions ORDER BY partition")]
+
     def is_even(self, *nodes):
         """Whether these nodes own all partitions, in even shares."""
         owners = self.owners()

@@ -1,5 +1,6 @@
 """Several processes over one PostgreSQL: ingest, aggregate and query, started, killed, stopped and paused under load."""
 
+import json
 import subprocess
 import time
 
@@ -109,6 +110,65 @@ def test_workers_killed_stopped_and_paused_under_load(cluster):
         senders.more(50)
     assert stays.process.poll() is None and goes.process.poll() is None
     senders.check(cluster, account.at(reader))
+
+
+def test_status_and_doctor(cluster):
+    done = cluster.administer("doctor", "--master-key", cluster.master_key, check=False)
+    assert done.returncode == 1 and "FAIL  log" in done.stdout, done.stdout
+    taker, worker, reader = cluster.start("ingest"), cluster.start("aggregate", name="worker"), cluster.start("query")
+    account = cluster.new_account(taker)
+    account.put(*[segment(start=START + number) for number in range(30)])
+    account.at(reader).graph(START, START + 60)
+    wait_for(lambda: cluster.is_even(worker), 10, "all partitions owned")
+
+    status = json.loads(cluster.administer("status", "--json").stdout)
+    assert sorted(found["role"] for found in status["nodes"]) == ["aggregate", "ingest", "query"]
+    assert all(found["live"] and found["heartbeat_age_seconds"] < 3 and found["version"] for found in status["nodes"])
+    assert str(worker.metrics_port) in next(found["addresses"] for found in status["nodes"] if found["role"] == "aggregate")
+    assert [found["owner"] for found in status["partitions"]] == ["worker"] * 12
+    assert sum(found["position"] for found in status["partitions"]) == 30 == sum(found["end"] for found in status["partitions"])
+    assert all(found["lag_records"] == 0 and found["epoch"] >= 1 for found in status["partitions"])
+    text = cluster.administer("status").stdout
+    assert "worker" in text and "complete to 20" in text and len(text.splitlines()) == 4 + 1 + 13 + 1 + 1
+
+    done = cluster.administer("doctor", "--master-key", cluster.master_key)
+    assert done.returncode == 0 and "FAIL" not in done.stdout, done.stdout
+    for subject in ("database", "clock", "connections", "schema", "master key", "log", "leases"):
+        assert f"ok    {subject}: " in done.stdout, done.stdout
+
+    # A worker that died: what waits shows, and who is gone.
+    worker.kill()
+    account.put(*[segment(start=START + number) for number in range(20)])
+    wait_for(lambda: cluster.owners() == [None] * 12, 10, "expired leases")
+    status = json.loads(cluster.administer("status", "--json").stdout)
+    assert sum(found["lag_records"] for found in status["partitions"]) == 20 and max(found["lag_seconds"] for found in status["partitions"]) > 1
+    assert "(gone)" in cluster.administer("status").stdout and "nobody" in cluster.administer("status").stdout
+
+    other = cluster.folder / "other.key"
+    run("migrate", "--database-url", cluster.url, "--master-key", other)
+    done = cluster.administer("doctor", "--master-key", other, check=False)
+    assert done.returncode == 1 and "FAIL  master key" in done.stdout, done.stdout
+    done = run("doctor", "--database-url", "postgresql://beamline@127.0.0.1:1/nothing", check=False)
+    assert done.returncode == 1 and "FAIL  database" in done.stdout and len(done.stdout.splitlines()) == 1, done.stdout
+
+
+def test_partitions_are_added_while_everything_runs(database):
+    cluster = Cluster(database, partitions=4).migrate()
+    try:
+        taker, reader = cluster.start("ingest"), cluster.start("query")
+        workers = [cluster.start("aggregate"), cluster.start("aggregate")]
+        account = cluster.new_account(taker)
+        wait_for(lambda: cluster.is_even(*workers), 10, "an even split")
+        with Senders(account) as senders:
+            senders.more(100)
+            cluster.partitions = 8
+            workers.append(cluster.start("aggregate"))
+            wait_for(lambda: cluster.is_even(*workers), 15, "eight partitions in even shares")
+            senders.more(100)
+            wait_for(lambda: all(cluster.ends()[4:]), 15, "documents in the new partitions")
+        senders.check(cluster, account.at(reader))
+    finally:
+        cluster.remove()
 
 
 def test_roles_say_what_they_need(database):

@@ -1,6 +1,5 @@
 // What the aggregation tests share: a log and a store in a fresh schema, and aggregators that work on them.
 
-@testable import Aggregation
 import Logging
 import Observability
 import PostgreSQL
@@ -9,6 +8,8 @@ import Segments
 import Synchronization
 import Testing
 import TraceStore
+
+@testable import Aggregation
 
 let account = AccountID(rawValue: 123_456_789_012)
 let startSecond: Int64 = 1_700_000_040

@@ -55,6 +55,23 @@ struct ExpectedTables {
         refusals.sort()
     }
 
+    /// - Parameter stored: traces as the tables have them; their documents are folded in the order they are stored in.
+    init(stored: [StoredTrace]) {
+        let parser = SegmentParser()
+        for found in stored {
+            var entry = Entry(
+                trace: Trace(id: found.id, account: account, limitExceeded: found.limitExceeded),
+                documents: found.documents)
+            for document in found.documents {
+                document.bytes.withUnsafeBytes { bytes in
+                    guard let parsed = try? parser.parse(bytes) else { return }
+                    _ = entry.trace.fold(parsed, bytes: bytes, receivedAt: document.receivedAt, limits: .unlimited)
+                }
+            }
+            entries[found.id] = entry
+        }
+    }
+
     /// The contributions of everything, one block per minute.
     func blocks() -> [GraphBlock] {
         let forests = entries.mapValues { Forest($0.trace) }

@@ -3,6 +3,7 @@ import Observability
 import PostgreSQL
 import SegmentLog
 import Segments
+import ServiceGraph
 import Synchronization
 import Testing
 import TraceStore
@@ -266,4 +267,109 @@ private func withOpenTransaction(
         throw error
     }
     await session.close()
+}
+
+extension AggregationTests {
+    // If this fails, raising the number of partitions under load counts some requests twice, or stops the workers.
+    @Test func `the log grows from 4 to 8 partitions under load and every count stays exact`() async throws {
+        var random = SeededGenerator(printingSeedFor: "growth")
+        var generator = TraceGenerator(random: random, oddities: .init(percent: 8, orderMatters: false))
+        let traces = generator.traces(150, startSecond: startSecond)
+        let documents = generator.shuffledLog(of: traces)
+        try await withWorld(partitionCount: 4) { (world) async throws in
+            try await withCrew { (crew) async throws in
+                var options = AggregatorOptions.quick
+                options.batchRecords = Int.random(in: 20...400, using: &random)
+                let workers = (0..<3).map { _ in world.worker(options) }
+                for worker in workers { await crew.join(worker) }
+                // Half of every trace is appended while there are four partitions, much of it not folded yet when the
+                // rest arrives in eight: both owners of a trace write it at the same time.
+                for document in documents.prefix(documents.count / 3) { try await world.append(document) }
+                try await world.append(Array(documents[documents.count / 3..<documents.count / 2]))
+                var grown = PostgresLogOptions()
+                grown.partitionCount = 8
+                let other = try await PostgresLog.open(
+                    database: world.configuration, options: grown, logger: quietLogger)
+                await other.close()
+                let rest = Array(documents[(documents.count / 2)...])
+                try await world.append(Array(rest.prefix(rest.count / 4)))
+                #expect(try await eventually { world.log.partitionCount == 8 })
+                for document in rest.dropFirst(rest.count / 4) { try await world.append(document) }
+                #expect(try await eventually { try await areEven(workers, in: world) })
+                #expect(try await eventually { try await world.isCaughtUp() })
+            }
+            try await world.foldEverything()
+            let everything = try await world.everything()
+            #expect(Set(everything.map(\.partition)) == Set(0..<8))
+            // What the tables hold is what the rules give over what they hold, and that is everything that was sent.
+            let ids = try await world.store.traceIDs(account: account, after: nil, limit: 1_000_000)
+            let stored = ExpectedTables(stored: try await world.store.storedTraces(account: account, ids: ids))
+            #expect(try await stored.differences(from: world.store) == [], "seed \(random.seed)")
+            let sent = ExpectedTables(of: everything)
+            #expect(stored.blocks().map(\.bytes) == sent.blocks().map(\.bytes), "seed \(random.seed)")
+        }
+    }
+
+    // If this fails, two workers that meet in many traces keep each other from getting on.
+    @Test func `workers that change the same traces at the same time get on`() async throws {
+        let random = SeededGenerator(printingSeedFor: "conflicts")
+        var generator = TraceGenerator(random: random, oddities: .init(percent: 0, orderMatters: false))
+        let documents = generator.interleavedLog(of: generator.traces(80, startSecond: startSecond))
+        try await withWorld(partitionCount: 1) { (world) async throws in
+            let metrics = Metrics()
+            let gate = Gate()
+            var held = FaultyLog(base: world.log)
+            held.afterRead = { await gate.pass() }
+            let workers = (0..<2).map { _ in world.worker(log: held, metrics: metrics) }
+            // A node that does not hear of the second partition: half of the traces are appended to both.
+            try await withLog(on: world.configuration) { (narrow) async throws in
+                var grown = PostgresLogOptions()
+                grown.partitionCount = 2
+                let wide = try await PostgresLog.open(
+                    database: world.configuration, options: grown, logger: quietLogger)
+                await wide.close()
+                #expect(try await eventually { world.log.partitionCount == 2 })
+                try await withCrew { (crew) async throws in
+                    for worker in workers { await crew.join(worker) }
+                    #expect(try await eventually { try await areEven(workers, in: world) })
+                    let half = documents.count / 2
+                    try await narrow.append(LogRecordBatch(documents[..<half].map { try world.record($0) }))
+                    try await world.append(Array(documents[half...]))
+                    // Both have read and fold what neither has committed.
+                    #expect(try await eventually { await gate.arrivals >= 2 })
+                    await gate.open()
+                    #expect(try await eventually { try await world.isCaughtUp() })
+                }
+            }
+            #expect(metrics.text().contains("beamline_commits_total{outcome=\"conflict\"}"), "they did meet")
+            try await world.foldEverything()
+            let ids = try await world.store.traceIDs(account: account, after: nil, limit: 1_000_000)
+            let stored = ExpectedTables(stored: try await world.store.storedTraces(account: account, ids: ids))
+            #expect(try await stored.differences(from: world.store) == [], "seed \(random.seed)")
+            let sent = ExpectedTables(of: try await world.everything())
+            #expect(stored.blocks().map(\.bytes) == sent.blocks().map(\.bytes), "seed \(random.seed)")
+        }
+    }
+}
+
+/// A log that knows the partitions there are now and never hears of more.
+private func withLog(on database: PostgresConfiguration, _ body: (PostgresLog) async throws -> Void) async throws {
+    var options = PostgresLogOptions()
+    options.partitionCount = 1
+    options.growthInterval = .seconds(3_600)
+    options.pollInterval = .seconds(3_600)
+    let log = try await PostgresLog.open(database: database, options: options, logger: quietLogger)
+    let running = Task { await log.run() }
+    func end() async {
+        running.cancel()
+        await running.value
+        await log.close()
+    }
+    do {
+        try await body(log)
+    } catch {
+        await end()
+        throw error
+    }
+    await end()
 }

@@ -2,6 +2,7 @@
 
 import Foundation
 import Testing
+import TraceStore
 
 @testable import Beamline
 
@@ -45,7 +46,8 @@ private func failure(_ flags: [String: String]) async -> String? {
     ("account", "12345678901"), ("account", "12345678901x"), ("region", "US East"), ("host-suffix", ".example.test"),
     ("max-trace-bytes", "-1"), ("max-trace-bytes", "500KB"), ("retention-days", "0"), ("partitions", "0"),
     ("partitions", "1.5"),
-    ("ingest-rate", "fast"), ("log-level", "loud"), ("config", "/nowhere/beamline.yaml"),
+    ("ingest-rate", "fast"), ("kafka-brokers", "broker"), ("kafka-brokers", "a:1,,b:2"), ("kafka-topic", "a b"),
+    ("kafka", "acks"), ("kafka-replication", "0"), ("node-name", ""), ("log-retention-days", "0"), ("log-level", "loud"), ("config", "/nowhere/beamline.yaml"),
 ])
 func `a wrong setting is one sentence that names it`(name: String, value: String) async throws {
     let sentence = try #require(await failure([name: value]))
@@ -62,7 +64,7 @@ func `a wrong setting is one sentence that names it`(name: String, value: String
     let read = try await settings(["config": path, "partitions": "2"])
     #expect(read.retentionDays == 7)
     #expect("\(read.account)" == "000000000042")
-    #expect(read.partitions == 2)
+    #expect(read.log.partitions == 2)
     #expect(read.maxTraceBytes == 512_000)
     #expect(read.notices.count == 1)
 
@@ -92,4 +94,27 @@ func `a wrong setting is one sentence that names it`(name: String, value: String
     try writePrivateFile("two\n", to: path)
     #expect(try String(contentsOfFile: path, encoding: .utf8) == "two\n")
     #expect(try FileManager.default.attributesOfItem(atPath: path)[.posixPermissions] as? Int == 0o600)
+}
+
+// If this fails, a role starts without what it needs, or with the settings of another role.
+@Test func `each role has its settings, and passes over those of the others`() async throws {
+    func read(_ role: NodeRole, _ flags: [String: String]) async throws -> ServerSettings {
+        try ServerSettings(await SettingsReader(flags: flags, known: ServerSettings.names), role: role)
+    }
+    let common = ["database-url": "postgresql://x@127.0.0.1/y", "master-key": "/k", "api": "127.0.0.1:1", "daemon": "127.0.0.1:2"]
+    for role in [NodeRole.ingest, .aggregate, .query] {
+        let settings = try await read(role, common)
+        #expect((settings.api != nil) == (role != .aggregate))
+        #expect((settings.daemon != nil) == (role == .ingest))
+        #expect(settings.log.partitions == 12)
+        await #expect(throws: CommandFailure.self) { try await read(role, ["master-key": "/k"]) }
+    }
+    await #expect(throws: CommandFailure.self) { try await read(.query, ["database-url": "x"]) }
+    #expect(try await read(.aggregate, ["database-url": "x"]).masterKeyPath == nil)
+    let kafka = try await read(
+        .aggregate,
+        ["database-url": "x", "kafka-brokers": "a:1,[::1]:2", "kafka": "security.protocol=ssl\nssl.ca.location=/a=b; client.rack=x"])
+    #expect(kafka.log.kafkaProperties.map(\.name) == ["security.protocol", "ssl.ca.location", "client.rack"])
+    #expect(kafka.log.kafkaProperties.map(\.value) == ["ssl", "/a=b", "x"])
+    #expect(kafka.log.source == "kafka topic beamline.segments")
 }
