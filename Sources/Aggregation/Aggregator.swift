@@ -70,6 +70,8 @@ public actor Aggregator: Service {
     private var mustLook = true
     /// Not everything that was due has been claimed.
     private var isWaitingForPartitions = false
+    /// Partitions that cannot be read, and why.
+    private var troubles: [Int: SegmentLogError] = [:]
     /// Bound of one batch now: smaller after a conflict, so that two workers with many traces in common get on.
     private var batchRecords: Int
 
@@ -337,7 +339,8 @@ public actor Aggregator: Service {
     private func waitForWork() async {
         let isUnsettled = mustLook || isWaitingForPartitions
         let (log, leases, look) = (log, leases, mustLook ? leases.lastLook?.number ?? 0 : seenLook)
-        let positions = partitions.map { LogPosition(partition: $0.state.partition, offset: $0.state.position) }
+        let positions = partitions.filter { troubles[$0.state.partition] == nil }
+            .map { LogPosition(partition: $0.state.partition, offset: $0.state.position) }
         let timeout = isUnsettled ? min(.milliseconds(50), options.idleWait) : options.idleWait
         await withTaskGroup(of: Void.self) { group in
             group.addTask { await log.waitForRecords(beyond: positions, timeout: timeout) }
@@ -356,17 +359,46 @@ public actor Aggregator: Service {
         return min(max(options.batchInterval, foldTime * share * 20), options.batchInterval * 10)
     }
 
-    /// What the partitions have beyond their positions, within the bounds of a batch; each gets its share.
+    /// What the partitions have beyond their positions, within the bounds of a batch; each gets its share. One that cannot
+    /// be read does not stop the others.
     private func read() async throws -> [LogBatch] {
         var result: [LogBatch] = []
         let share = max(batchRecords / max(partitions.count, 1), 1)
         let bytes = max(options.batchBytes / max(partitions.count, 1), 64 << 10)
+        var troubles: [Int: SegmentLogError] = [:]
         for owned in partitions {
-            let batch = try await log.read(
-                partition: owned.state.partition, from: owned.state.position, maxRecords: share, maxBytes: bytes)
-            if batch.nextOffset > owned.state.position { result.append(batch) }
+            let (partition, position) = (owned.state.partition, owned.state.position)
+            do throws(SegmentLogError) {
+                let batch = try await log.read(partition: partition, from: position, maxRecords: share, maxBytes: bytes)
+                if batch.nextOffset > position { result.append(batch) }
+            } catch {
+                switch error.code {
+                case .trimmed(let first) where first > position:
+                    // The log's own retention was faster than we: nothing can bring these back, so go on, and say so.
+                    logger.error(
+                        "records were removed from the log before they were folded",
+                        metadata: ["partition": "\(partition)", "from": "\(position)", "to": "\(first)"])
+                    metrics.recordsLost(Int(first - position))
+                    result.append(
+                        LogBatch(partition: partition, from: position, nextOffset: first, endOffset: first, entries: []))
+                case .trimmed, .beyondEnd, .corrupt: troubles[partition] = error
+                default: throw error
+                }
+            }
         }
+        report(troubles)
         return result
+    }
+
+    private func report(_ troubles: [Int: SegmentLogError]) {
+        for (partition, error) in troubles where self.troubles[partition] != error {
+            logger.error(
+                "a partition of the log cannot be read; the others go on",
+                metadata: ["partition": "\(partition)", "reason": "\(error)"])
+        }
+        guard troubles != self.troubles else { return }
+        self.troubles = troubles
+        metrics.unreadablePartitions(troubles.count)
     }
 
     private func move(of batch: LogBatch) -> PositionMove {

@@ -1,4 +1,4 @@
-// Keeps a process known in its cluster: registers it, beats every half second, remembers what the last beat saw. The
+// Keeps a process known in its cluster: registers it, beats about twice a second, remembers what the last beat saw. The
 // aggregator of the process acts on that; other roles only want to be seen. Runs as a service that outlives the
 // aggregator; a process that leaves in order gives its partitions free at once.
 
@@ -41,7 +41,7 @@ public final class LeaseKeeper: Service {
     ///   - interval: from one beat to the next; several must fit into the registry's lease.
     ///   - beforeBeat: awaited before each beat; a test holds up a worker with it.
     public init(
-        registry: NodeRegistry, interval: Duration = .milliseconds(500), metrics: Metrics, logger: Logger,
+        registry: NodeRegistry, interval: Duration = .milliseconds(400), metrics: Metrics, logger: Logger,
         beforeBeat: @escaping @Sendable () async -> Void = {}
     ) {
         self.registry = registry

@@ -69,6 +69,7 @@ struct LogSettings: Sendable {
     /// Opens the log, which makes it if it is not there.
     /// - Parameter knownPartitions: the log must have at least as many.
     func open(database: PostgresConfiguration, knownPartitions: Int, logger: Logger) async throws -> any SegmentLog {
+        guard kafkaBrokers == nil else { throw CommandFailure("this program was built without Kafka (--kafka-brokers)") }
         var options = PostgresLogOptions()
         options.partitionCount = partitions
         return try await PostgresLog.open(database: database, options: options, logger: logger)

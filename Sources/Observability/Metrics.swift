@@ -30,6 +30,8 @@ public final class Metrics: Sendable {
     let leaseMoves: Counter
     let partitionsOwned: Gauge
     let workersLive: Gauge
+    let lostRecords: Counter
+    let partitionsUnreadable: Gauge
     // API.
     let requests: Counter
     let requestSeconds: Histogram
@@ -86,6 +88,10 @@ public final class Metrics: Sendable {
             "Partitions this worker claimed, released to another worker, or lost to one.", labels: ["kind"])
         partitionsOwned = r.gauge("beamline_partitions_owned", "Partitions this worker has leases for.")
         workersLive = r.gauge("beamline_workers_live", "Aggregating nodes that this node sees alive.")
+        lostRecords = r.counter(
+            "beamline_log_records_lost_total", "Records that the log's retention removed before they were folded.")
+        partitionsUnreadable = r.gauge(
+            "beamline_partitions_unreadable", "Partitions of this worker that the log cannot give: damaged or cut off.")
 
         requests = r.counter("beamline_requests_total", "API requests answered.", labels: ["operation", "status"])
         requestSeconds = r.histogram(
@@ -166,6 +172,8 @@ public final class Metrics: Sendable {
     public func leasesMoved(_ count: Int, _ kind: LeaseMove) { leaseMoves.add(Double(count), [kind.rawValue]) }
     public func ownedPartitions(_ count: Int) { partitionsOwned.set(Double(count)) }
     public func liveWorkers(_ count: Int) { workersLive.set(Double(count)) }
+    public func recordsLost(_ count: Int) { lostRecords.add(count) }
+    public func unreadablePartitions(_ count: Int) { partitionsUnreadable.set(Double(count)) }
 
     // MARK: API
 

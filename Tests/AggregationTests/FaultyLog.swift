@@ -10,6 +10,8 @@ struct FaultyLog: SegmentLog {
     /// Before every append; the aggregator appends nothing but touches.
     var beforeAppend: @Sendable () async throws(SegmentLogError) -> Void = { () throws(SegmentLogError) in }
     var beforeRead: @Sendable () async throws(SegmentLogError) -> Void = { () throws(SegmentLogError) in }
+    /// Whether a partition can be read from an offset.
+    var check: @Sendable (Int, Int64) throws(SegmentLogError) -> Void = { (_, _) throws(SegmentLogError) in }
     var afterRead: @Sendable () async -> Void = {}
 
     var partitionCount: Int { base.partitionCount }
@@ -24,6 +26,7 @@ struct FaultyLog: SegmentLog {
         partition: Int, from offset: Int64, maxRecords: Int, maxBytes: Int
     ) async throws(SegmentLogError) -> LogBatch {
         try await beforeRead()
+        try check(partition, offset)
         let batch = try await base.read(partition: partition, from: offset, maxRecords: maxRecords, maxBytes: maxBytes)
         if !batch.entries.isEmpty { await afterRead() }
         return batch

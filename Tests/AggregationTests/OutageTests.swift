@@ -2,10 +2,12 @@ import Aggregation
 import Fixtures
 import Glibc
 import Logging
+import Observability
 import PrivatePostgreSQL
 import SegmentLog
 import Segments
 import ServiceGraph
+import Synchronization
 import Testing
 import TraceStore
 
@@ -47,6 +49,37 @@ extension AggregationTests {
             try await world.expectAgreement("seed \(random.seed)")
         }
         await server.stop()
+    }
+
+    // If this fails, one damaged partition of the log stops all others, or records vanish without a word.
+    @Test func `a partition that cannot be read waits alone, and what retention removed is counted`() async throws {
+        try await withWorld(partitionCount: 2) { (world) async throws in
+            let documents = (0..<40).map { document(trace: $0, id: 1, name: "web") }
+            try await world.append(documents)
+            let ends = try await world.log.endOffsets()
+            try #require(ends.allSatisfy { $0 > 3 })
+            let isDamaged = Atomic<Bool>(true)
+            var log = FaultyLog(base: world.log)
+            log.check = { (partition, offset) throws(SegmentLogError) in
+                if partition == 0, isDamaged.load(ordering: .relaxed) { throw SegmentLogError(.corrupt, "damaged") }
+                if partition == 1, offset < 3 { throw SegmentLogError(.trimmed(firstAvailable: 3), "removed") }
+            }
+            try await whileRunning(world.aggregator(log: log)) { () async throws in
+                #expect(
+                    try await eventually {
+                        let positions = try await world.store.positions()
+                        return positions.contains { $0.partition == 1 && $0.position == ends[1] }
+                    })
+                #expect(try await world.store.positions().first { $0.partition == 0 }?.position == 0)
+                #expect(world.metrics.text().contains("beamline_partitions_unreadable 1"))
+                isDamaged.store(false, ordering: .relaxed)
+                #expect(try await eventually { try await world.isCaughtUp() })
+                #expect(world.metrics.text().contains("beamline_partitions_unreadable 0"))
+            }
+            #expect(world.metrics.text().contains("beamline_log_records_lost_total 3"))
+            let stored = try await world.store.traceIDs(account: account, after: nil, limit: 100)
+            #expect(stored.count == 37)
+        }
     }
 
     // If this fails, the map changes while it is only being tidied up.
