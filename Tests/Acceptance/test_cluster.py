@@ -7,6 +7,9 @@ import time
 from beamline import BINARY, Cluster, FRESH, counts, node, run, segment, subsegment, trace_id, wait_for
 from senders import START, Senders
 
+# A debug build on a machine with other work needs more.
+HAND_OVER_SECONDS = 1.0 if "release" in BINARY else 1.5
+
 
 def seconds_until(condition, timeout=30, what="the condition"):
     began = time.monotonic()
@@ -92,7 +95,9 @@ def test_workers_killed_stopped_and_paused_under_load(cluster):
         senders.more(50)
 
         goes.terminate()
-        assert seconds_until(lambda: cluster.is_even(stays), 10, "the hand-over after SIGTERM") <= 1.5
+        hand_over = seconds_until(lambda: cluster.is_even(stays), 10, "the hand-over after SIGTERM")
+        print(f"handed over {hand_over:.2f} s after SIGTERM")
+        assert hand_over <= HAND_OVER_SECONDS
         assert goes.stop() == 0, goes.log_text()
 
         goes.start()

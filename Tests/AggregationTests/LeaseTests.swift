@@ -317,10 +317,7 @@ extension AggregationTests {
         let documents = generator.interleavedLog(of: generator.traces(80, startSecond: startSecond))
         try await withWorld(partitionCount: 1) { (world) async throws in
             let metrics = Metrics()
-            let gate = Gate()
-            var held = FaultyLog(base: world.log)
-            held.afterRead = { await gate.pass() }
-            let workers = (0..<2).map { _ in world.worker(log: held, metrics: metrics) }
+            let workers = (0..<2).map { _ in world.worker(metrics: metrics) }
             // A node that does not hear of the second partition: half of the traces are appended to both.
             try await withLog(on: world.configuration) { (narrow) async throws in
                 var grown = PostgresLogOptions()
@@ -332,12 +329,19 @@ extension AggregationTests {
                 try await withCrew { (crew) async throws in
                     for worker in workers { await crew.join(worker) }
                     #expect(try await eventually { try await areEven(workers, in: world) })
-                    let half = documents.count / 2
-                    try await narrow.append(LogRecordBatch(documents[..<half].map { try world.record($0) }))
-                    try await world.append(Array(documents[half...]))
-                    // Both have read and fold what neither has committed.
-                    #expect(try await eventually { await gate.arrivals >= 2 })
-                    await gate.open()
+                    // Nobody can write a trace until both have folded what neither has committed.
+                    let observer = PostgresSession(world.configuration)
+                    try await withOpenTransaction(
+                        of: "nobody", on: world.configuration, "LOCK TABLE traces IN EXCLUSIVE MODE"
+                    ) { () async throws in
+                        let half = documents.count / 2
+                        try await narrow.append(LogRecordBatch(documents[..<half].map { try world.record($0) }))
+                        try await world.append(Array(documents[half...]))
+                        let waiting = PostgresStatement(
+                            "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'traces'::regclass")
+                        #expect(try await eventually { try await observer.run(waiting).int(0, 0) == 2 })
+                    }
+                    await observer.close()
                     #expect(try await eventually { try await world.isCaughtUp() })
                 }
             }
