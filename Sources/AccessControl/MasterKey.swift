@@ -53,7 +53,7 @@ public struct MasterKey: Sendable {
         guard fstat(file, &information) == 0 else {
             throw MasterKeyError("cannot look at the master key file \(path): \(lastErrorText())")
         }
-        guard information.st_mode & 0o077 == 0 else {
+        guard isPrivate(mode: information.st_mode, owner: information.st_uid) else {
             throw MasterKeyError("the master key file \(path) is open to other users; run: chmod 600 \(path)")
         }
         var bytes = [UInt8](repeating: 0, count: byteCount + 1)
@@ -74,6 +74,12 @@ public struct MasterKey: Sendable {
                 "the master key file \(path) must have exactly \(byteCount) bytes; restore it from a backup")
         }
         return key
+    }
+
+    /// Readable by its owner alone, or, when root owns it, by its group as well: that is how Kubernetes hands a secret to a
+    /// process that is not root. PostgreSQL has the same rule for its server key (`ssl_key_file`).
+    static func isPrivate(mode: mode_t, owner: uid_t) -> Bool {
+        mode & 0o077 == 0 || (owner == 0 && mode & 0o037 == 0)
     }
 
     private static func create(at path: String) throws(MasterKeyError) {

@@ -2,10 +2,14 @@
 // dropped and not deleted. The log and the store use the same two functions, which are part of every schema.
 
 enum PostgresDays {
+    static let migrations = [migration, racing]
+
     /// Table `x` has children `x_2025_07_28`. A child is made beside the parent and attached, because ATTACH lets readers
     /// and writers go on (SHARE UPDATE EXCLUSIVE) where CREATE … PARTITION OF locks them out.
     /// Source: PostgreSQL 15 manual, ALTER TABLE, "ATTACH PARTITION".
-    static let migration = PostgresMigration(1, "create-day-partition-functions", """
+    static let migration = PostgresMigration(
+        1, "create-day-partition-functions",
+        """
         CREATE FUNCTION day_partition_create(parent text, day int4) RETURNS boolean LANGUAGE plpgsql AS $$
         DECLARE child text := parent || to_char(date '1970-01-01' + day, '_YYYY_MM_DD');
         BEGIN
@@ -34,6 +38,30 @@ enum PostgresDays {
                 removed := removed + 1;
             END LOOP;
             RETURN removed;
+        END $$;
+        """)
+
+    /// Why: of two sessions that make the same day at once, the second waited for the lock and then failed. Its second
+    /// look at the catalog was answered from the cache of the first: an advisory lock does not make a session accept
+    /// invalidations (PostgreSQL sources, `AcceptInvalidationMessages` in lmgr.c), as a lock on a table does. The lock
+    /// stays: with it, "already exists" means that the other one has committed. Old and new code may both run.
+    static let racing = PostgresMigration(
+        2, "make-a-day-at-once",
+        """
+        CREATE OR REPLACE FUNCTION day_partition_create(parent text, day int4) RETURNS boolean LANGUAGE plpgsql AS $$
+        DECLARE child text := parent || to_char(date '1970-01-01' + day, '_YYYY_MM_DD');
+        BEGIN
+            IF to_regclass(child) IS NOT NULL THEN RETURN false; END IF;
+            PERFORM pg_advisory_xact_lock(hashtext(current_schema() || child));
+            BEGIN
+                EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)',
+                               child, parent);
+            EXCEPTION WHEN duplicate_table THEN
+                RETURN false;
+            END;
+            EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
+                           parent, child, day, day + 1);
+            RETURN true;
         END $$;
         """)
 }

@@ -106,6 +106,19 @@ private struct CountingGenerator: RandomNumberGenerator {
         #expect(MasterKey(bytes: [1, 2, 3]) == nil)
     }
 
+    // If this fails, nodes in Kubernetes refuse their key, or a key that anybody can read is accepted.
+    @Test(
+        arguments: [
+            (0o600, 10001, true), (0o400, 10001, true), (0o440, 10001, false), (0o640, 10001, false),
+            (0o600, 0, true), (0o440, 0, true), (0o640, 0, true), (0o660, 0, false), (0o444, 0, false),
+            (0o444, 10001, false),
+        ] as [(mode_t, uid_t, Bool)])
+    func `a key file of root may be readable by its group, no other by anybody else`(
+        mode: mode_t, owner: uid_t, isPrivate: Bool
+    ) {
+        #expect(MasterKey.isPrivate(mode: 0o100000 | mode, owner: owner) == isPrivate)
+    }
+
     // If this fails, SDKs compute a wrong clock skew from our `Date` header, or valid signatures look expired.
     @Test(
         arguments: [

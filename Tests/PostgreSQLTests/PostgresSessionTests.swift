@@ -72,7 +72,9 @@ struct PostgresSessionTests {
                 return statement
             }
             try await session.run([insert(1), insert(2)])
-            let error = await #expect(throws: PostgresError.self) { try await session.run([insert(3), insert(1), insert(4)]) }
+            let error = await #expect(throws: PostgresError.self) {
+                try await session.run([insert(3), insert(1), insert(4)])
+            }
             #expect(error?.sqlState == "23505")
             #expect(error?.constraint == "t_pkey")
             #expect(error?.isRetriable == false)
@@ -135,19 +137,23 @@ struct PostgresSessionTests {
         let sleeping = Task { try await pool.run(PostgresStatement("SELECT pg_sleep(60)")) }
         #expect(
             try await eventually {
-                try await pool.run(PostgresStatement("SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'")).int(0, 0) == 1
+                try await pool.run(
+                    PostgresStatement(
+                        "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
+                    )
+                ).int(0, 0) == 1
             })
         kill(pid, SIGKILL)
         let error = await #expect(throws: PostgresError.self) { try await sleeping.value }
         #expect(error?.isRetriable == true)
         let isBack = try await eventually {
-                do throws(PostgresError) {
-                    return try await pool.run(PostgresStatement("SELECT 42")).int(0, 0) == 42
-                } catch {
-                    if !error.isRetriable { Issue.record(error) }
-                    return false
-                }
+            do throws(PostgresError) {
+                return try await pool.run(PostgresStatement("SELECT 42")).int(0, 0) == 42
+            } catch {
+                if !error.isRetriable { Issue.record(error) }
+                return false
             }
+        }
         #expect(isBack)
         await pool.close()
         await server.stop()
@@ -186,6 +192,27 @@ struct PostgresSessionTests {
             #expect(row.int(0, 0) == 1 && row.int(0, 1) == 1 && row.int(0, 2) == 2)
             #expect(try await PostgresMigrator.version(of: "x", on: pool) == 2)
             await pool.close()
+        }
+    }
+
+    // If this fails, of two nodes that start together, or both meet midnight, one ends with "already exists".
+    @Test func `two sessions may make the same day at once`() async throws {
+        try await withDatabase { (configuration) async throws in
+            let table = PostgresMigration(1, "create-a", "CREATE TABLE a (day int4 NOT NULL) PARTITION BY RANGE (day)")
+            try await PostgresMigrator.migrate(component: "x", [table], database: configuration)
+            let make = PostgresStatement("SELECT day_partition_create('a', 20000)")
+            let (first, second) = (PostgresSession(configuration), PostgresSession(configuration))
+            let watching = PostgresPool(configuration, sessionCount: 1)
+            try await first.runScript("BEGIN; SELECT day_partition_create('a', 20000)")
+            async let isSecondMade = second.run(make).bool(0, 0)
+            let waiting = PostgresStatement("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            while try await watching.run(waiting).int(0, 0) == 0 { await Task.yield() }
+            try await first.runScript("COMMIT")
+            #expect(try await isSecondMade == false)
+            try await first.runScript("INSERT INTO a VALUES (20000)")
+            await first.close()
+            await second.close()
+            await watching.close()
         }
     }
 }

@@ -1,0 +1,167 @@
+"""The crash matrix of the README: a cluster is broken on purpose under load, and afterwards every acknowledged document is there,
+once, and `beamline verify` finds no difference between the graphs and the traces."""
+
+import signal
+import time
+
+import pytest
+
+from beamline import wait_for
+from local_cluster import Cable, LocalCluster
+from senders import START, Senders
+
+PARTITIONS = 4
+
+
+@pytest.fixture(params=["kafka", "postgresql"])
+def cluster(request):
+    cluster = LocalCluster("--partitions", PARTITIONS, *(["--no-kafka"] if request.param == "postgresql" else [])).start()
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture
+def kafka_cluster():
+    cluster = LocalCluster("--partitions", PARTITIONS).start()
+    yield cluster
+    cluster.remove()
+
+
+def all_owned(cluster):
+    return cluster.metric("aggregate", "beamline_partitions_owned") == PARTITIONS
+
+
+def test_kill_9_of_ingest_nodes_under_load(cluster):
+    with Senders(cluster.root()) as senders:
+        for name in ("ingest-1", "ingest-2", "ingest-1"):
+            senders.more(60)
+            cluster.kill(name)
+            senders.more(60)
+            cluster.wait_ready(name)
+    senders.check(cluster)
+
+
+def test_kill_9_of_aggregators_under_load(cluster):
+    with Senders(cluster.root()) as senders:
+        for name in ("aggregate-1", "aggregate-2", "aggregate-1"):
+            senders.more(60)
+            cluster.kill(name)
+            senders.more(60)
+            cluster.wait_ready(name)
+        wait_for(lambda: all_owned(cluster), 30, "an owner for each partition")
+    senders.check(cluster)
+
+
+def test_kill_9_of_postgresql_under_load(cluster):
+    with Senders(cluster.root()) as senders:
+        for _ in range(2):
+            senders.more(60)
+            cluster.kill("postgresql")
+            senders.more(60, 60)
+        cluster.wait_ready()
+    senders.check(cluster)
+
+
+def test_kill_9_of_every_node_of_beamline_at_once(cluster):
+    with Senders(cluster.root()) as senders:
+        senders.more(100)
+        for found in cluster.state["nodes"]:
+            if found["role"] in ("ingest", "aggregate", "query"):
+                cluster.kill(found["name"])
+        senders.more(60, 60)
+        cluster.wait_ready()
+    senders.check(cluster)
+
+
+def test_an_aggregator_that_hangs_is_fenced_when_it_wakes(cluster):
+    """SIGSTOP beyond the length of its lease: the other takes its partitions over, and what it still held is dropped."""
+    with Senders(cluster.root()) as senders:
+        senders.more(60)
+        cluster.signal("aggregate-1", signal.SIGSTOP)
+        try:
+            def owned():
+                return cluster.metric("aggregate-2", "beamline_partitions_owned")
+
+            wait_for(lambda: owned() == PARTITIONS, 60, "the other aggregator owns all partitions")
+            senders.more(60)
+        finally:
+            cluster.signal("aggregate-1", signal.SIGCONT)
+        senders.more(60)
+        wait_for(lambda: all_owned(cluster) and owned() < PARTITIONS, 60, "partitions are shared again")
+    senders.check(cluster)
+
+
+def test_the_broker_is_down_for_30_seconds(kafka_cluster):
+    cluster = kafka_cluster
+    with Senders(cluster.root()) as senders:
+        senders.more(60)
+        cluster.hold("kafka")
+        down = time.monotonic()
+        failures = senders.failures
+        wait_for(lambda: senders.failures > failures, 40, "calls are refused while the broker is down")
+        # What is in the tables can be read all the time.
+        while time.monotonic() - down < 30:
+            assert cluster.root().call("GetTraceSummaries", {"StartTime": START, "EndTime": START + 60}).status == 200
+            time.sleep(0.5)
+        cluster.release("kafka")
+        senders.more(100, 60)
+        assert set(senders.statuses) <= {200, 502, 503, 504, "no answer"}, senders.statuses
+    senders.check(cluster)
+
+
+def test_a_backlog_at_the_start_is_folded(cluster):
+    """Both aggregators are away while documents come in; they find all of them when they are back."""
+    for name in ("aggregate-1", "aggregate-2"):
+        cluster.hold(name)
+    with Senders(cluster.root()) as senders:
+        senders.more(1500, 90)
+    for name in ("aggregate-1", "aggregate-2"):
+        cluster.release(name)
+    cluster.wait_ready()
+    wait_for(lambda: all_owned(cluster) and cluster.metric("aggregate", "beamline_lag_records") == 0, 60, "the backlog is gone")
+    senders.check(cluster)
+
+
+def test_partitions_are_raised_under_load(cluster):
+    """One new node asks for more of them; all others follow."""
+    with Senders(cluster.root()) as senders:
+        senders.more(60)
+        with cluster.aggregator("third", partitions=2 * PARTITIONS) as third:
+            wait_for(
+                lambda: third("beamline_partitions_owned") > 0
+                and third("beamline_partitions_owned") + cluster.metric("aggregate", "beamline_partitions_owned") == 2 * PARTITIONS,
+                60, "an owner for each of the new partitions")
+            senders.more(200)
+            wait_for(lambda: third("beamline_commits_total", outcome="committed") > 0, 30, "a batch of the third aggregator")
+        wait_for(lambda: cluster.metric("aggregate", "beamline_partitions_owned") == 2 * PARTITIONS, 30, "its partitions are given back")
+    senders.check(cluster)
+
+
+def test_an_aggregator_is_cut_off_from_postgresql(cluster):
+    """Nobody is told: packets just do not arrive. The others take over; what comes through late is refused."""
+    port = cluster.node("postgresql")["port"]
+    cable = Cable(port)
+    try:
+        url = cluster.state["database_url"].replace(f":{port}/", f":{cable.port}/")
+        with Senders(cluster.root()) as senders, cluster.aggregator("far", partitions=PARTITIONS, database_url=url) as far:
+            wait_for(lambda: far("beamline_partitions_owned") > 0, 30, "it has a share")
+            senders.more(60)
+            cable.cut()
+            wait_for(lambda: all_owned(cluster), 30, "the others own all partitions")
+            senders.more(60)
+            cable.mend()
+            wait_for(lambda: far("beamline_partitions_owned") > 0 and not all_owned(cluster), 60, "it has a share again")
+            senders.more(60)
+        senders.check(cluster)
+    finally:
+        cable.close()
+
+
+def test_everything_is_stopped_under_load_and_started_again(cluster):
+    with Senders(cluster.root()) as senders:
+        senders.more(100)
+        senders.stopping.set()
+        assert cluster.stop() == 0
+    cluster.output.unlink()
+    cluster.start()
+    senders.check(cluster)
