@@ -10,7 +10,7 @@ struct BeamlineCommand: AsyncParsableCommand {
         version: beamlineVersion,
         subcommands: [
             StandaloneCommand.self, IngestCommand.self, AggregateCommand.self, QueryCommand.self, AccountCommand.self, KeyCommand.self, InboxCommand.self,
-            MigrateCommand.self, VerifyCommand.self, LoadCommand.self, BenchBareCommand.self,
+            MigrateCommand.self, RebuildCommand.self, VerifyCommand.self, LoadCommand.self, BenchBareCommand.self,
         ])
 }
 

@@ -5,7 +5,9 @@ enum PostgresDays {
     /// Table `x` has children `x_2025_07_28`. A child is made beside the parent and attached, because ATTACH lets readers
     /// and writers go on (SHARE UPDATE EXCLUSIVE) where CREATE … PARTITION OF locks them out.
     /// Source: PostgreSQL 15 manual, ALTER TABLE, "ATTACH PARTITION".
-    static let migration = PostgresMigration(1, "create-day-partition-functions", """
+    static let migrations = [create, ownSchema]
+
+    private static let create = PostgresMigration(1, "create-day-partition-functions", """
         CREATE FUNCTION day_partition_create(parent text, day int4) RETURNS boolean LANGUAGE plpgsql AS $$
         DECLARE child text := parent || to_char(date '1970-01-01' + day, '_YYYY_MM_DD');
         BEGIN
@@ -34,6 +36,24 @@ enum PostgresDays {
                 removed := removed + 1;
             END LOOP;
             RETURN removed;
+        END $$;
+        """)
+    /// Why: a rebuild works on a second set of the tables, in a schema before the first in the search path; a child is to
+    /// be looked for beside its parent, not in the schema behind it.
+    private static let ownSchema = PostgresMigration(2, "find-day-partitions-beside-their-parent", """
+        CREATE OR REPLACE FUNCTION day_partition_create(parent text, day int4) RETURNS boolean LANGUAGE plpgsql AS $$
+        DECLARE
+            child text := parent || to_char(date '1970-01-01' + day, '_YYYY_MM_DD');
+            qualified text := format('%I.%I', current_schema(), child);
+        BEGIN
+            IF to_regclass(qualified) IS NOT NULL THEN RETURN false; END IF;
+            PERFORM pg_advisory_xact_lock(hashtext(current_schema() || child));
+            IF to_regclass(qualified) IS NOT NULL THEN RETURN false; END IF;
+            EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)',
+                           child, parent);
+            EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
+                           parent, child, day, day + 1);
+            RETURN true;
         END $$;
         """)
 }

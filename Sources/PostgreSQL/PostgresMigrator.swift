@@ -58,7 +58,7 @@ public enum PostgresMigrator {
                 component text NOT NULL, version int4 NOT NULL, name text NOT NULL,
                 applied_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (component, version))
             """)
-        try await applyMissing(of: "days", [PostgresDays.migration], on: session)
+        try await applyMissing(of: "days", PostgresDays.migrations, on: session)
         try await applyMissing(of: component, migrations, on: session)
         try await session.runScript("COMMIT")
     }
