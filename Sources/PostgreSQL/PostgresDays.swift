@@ -39,7 +39,9 @@ enum PostgresDays {
         END $$;
         """)
     /// Why: a rebuild works on a second set of the tables, in a schema before the first in the search path; a child is to
-    /// be looked for beside its parent, not in the schema behind it.
+    /// be looked for beside its parent, not in the schema behind it. Two sessions that make a child at once wait for each
+    /// other by the lock that ATTACH takes anyway: after an advisory lock the second would still look into what its session
+    /// had cached, and find no child.
     private static let ownSchema = PostgresMigration(2, "find-day-partitions-beside-their-parent", """
         CREATE OR REPLACE FUNCTION day_partition_create(parent text, day int4) RETURNS boolean LANGUAGE plpgsql AS $$
         DECLARE
@@ -47,7 +49,7 @@ enum PostgresDays {
             qualified text := format('%I.%I', current_schema(), child);
         BEGIN
             IF to_regclass(qualified) IS NOT NULL THEN RETURN false; END IF;
-            PERFORM pg_advisory_xact_lock(hashtext(current_schema() || child));
+            EXECUTE format('LOCK TABLE %I IN SHARE UPDATE EXCLUSIVE MODE', parent);
             IF to_regclass(qualified) IS NOT NULL THEN RETURN false; END IF;
             EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)',
                            child, parent);

@@ -71,7 +71,7 @@ extension RebuildTables {
     /// - Parameter firstDay: documents received before this day (since 1970) are gone from the serving tables.
     public func compareRows(firstDay: Int) async throws(TraceStoreError) -> [RowComparison] {
         var result: [RowComparison] = []
-        for table in StoreSchema.derivedTables {
+        for table in derived {
             guard case .rows(let key, let ignored, let condition) = table.comparison else { continue }
             result.append(try await compareRows(table.name, key, ignored, condition, firstDay: firstDay))
         }
@@ -197,7 +197,7 @@ extension RebuildTables {
     }
 
     private func exchangeStatements(_ fence: RebuildFence) -> [String] {
-        let tables = StoreSchema.derivedTables.map(\.name)
+        let tables = derived.map(\.name)
         var statements = [
             // A new connection has another transaction, and not the lock.
             "SELECT \(quoted(serving)).commit_requires(pg_current_xact_id()::text = \(literal(fence.transaction)), 'BL004')",
@@ -212,8 +212,11 @@ extension RebuildTables {
             "DELETE FROM \(new("log_positions"))",
             "INSERT INTO \(new("log_positions")) SELECT * FROM \(old("log_positions"))",
             "UPDATE \(new("log_positions")) SET owner_epoch = owner_epoch + 1, checked_position = position",
-            "UPDATE \(new("graph_blocks")) SET partition = 0, level = 3 WHERE partition = \(Self.workPartition)",
         ]
+        // Under a partition, so that they are merged, and by names that no batch of it has.
+        statements += derived.filter(\.isNamedByPartition).map {
+            "UPDATE \(new($0.name)) SET partition = 0, last_offset = -1 - last_offset WHERE partition = \(Self.workPartition)"
+        }
         statements += Self.inboxStatements(old: old("inbox"), new: new("inbox"), cleared: old("inbox_cleared"))
         statements += ["CREATE SCHEMA \(quoted(retired))"]
         for (from, to) in [(serving, retired), (building, serving)] {

@@ -35,13 +35,18 @@ public final class RebuildTables: Sendable {
     public let database: PostgresConfiguration
     let serving: String
     let session: PostgresSession
+    /// As far as the schema has them.
+    let derived: [DerivedTable]
 
     var building: String { serving + "_rebuild" }
     var retired: String { serving + "_retired" }
 
-    private init(database: PostgresConfiguration, serving: String, session: PostgresSession) {
+    private init(
+        database: PostgresConfiguration, serving: String, session: PostgresSession, derived: [DerivedTable]
+    ) {
         self.serving = serving
         self.session = session
+        self.derived = derived
         var database = database
         database.settings["search_path"] = "\(quoted(serving + "_rebuild")),\(quoted(serving))"
         // What a crash of PostgreSQL may take is folded again: positions and rows are lost together.
@@ -74,9 +79,8 @@ public final class RebuildTables: Sendable {
                 try? await Task.sleep(for: .milliseconds(100))
                 rows = try await session.run(lock)
             }
-            let tables = RebuildTables(database: database, serving: rows.text(0, 0), session: session)
-            try await tables.checkTables()
-            return tables
+            let derived = try await derivedTables(of: rows.text(0, 0), session)
+            return RebuildTables(database: database, serving: rows.text(0, 0), session: session, derived: derived)
         } catch {
             await session.close()
             if let error = error as? TraceStoreError { throw error }
@@ -110,18 +114,22 @@ public final class RebuildTables: Sendable {
     func new(_ table: String) -> String { name(table, in: building) }
 
     /// A table that this program does not know must not be lost, and must not be written twice.
-    private func checkTables() async throws(TraceStoreError) {
-        let rows = try await query("""
-            SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = \(literal(quoted(serving)))::regnamespace
-                AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY 1
-            """)
+    private static func derivedTables(of schema: String, _ session: PostgresSession) async throws -> [DerivedTable] {
+        var statement = PostgresStatement("""
+            SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY 1
+            """, isPrepared: false)
+        statement.bind(text: schema)
+        let rows = try await session.run(statement)
+        let found = (0..<rows.rowCount).map { rows.text($0, 0) }
         let known = StoreSchema.keptTables.union(StoreSchema.derivedTables.map(\.name))
-        let unknown = (0..<rows.rowCount).map { rows.text($0, 0) }.filter { !known.contains($0) }
+        let unknown = found.filter { !known.contains($0) }
         guard unknown.isEmpty else {
             throw TraceStoreError(
-                .refused, "the schema \(serving) has tables that are not Beamline's: \(unknown.joined(separator: ", ")); "
+                .refused, "the schema \(schema) has tables that are not Beamline's: \(unknown.joined(separator: ", ")); "
                     + "move them to another schema")
         }
+        return StoreSchema.derivedTables.filter { found.contains($0.name) }
     }
 
     // MARK: Beginning and going on
@@ -169,7 +177,7 @@ public final class RebuildTables: Sendable {
             CREATE TABLE \(new("rebuild_state")) (name text PRIMARY KEY, value int8 NOT NULL);
             CREATE TABLE \(new("rebuild_indexes")) (number int4 PRIMARY KEY, name text NOT NULL, definition text NOT NULL);
             """
-        let deferring = StoreSchema.derivedTables.filter(\.defersIndexes).map { literal(new($0.name)) + "::regclass" }
+        let deferring = derived.filter(\.defersIndexes).map { literal(new($0.name)) + "::regclass" }
         sql += """
             INSERT INTO \(new("rebuild_indexes"))
             SELECT row_number() OVER (ORDER BY indexrelid), indexrelid::regclass, pg_get_indexdef(indexrelid) FROM pg_index
@@ -251,7 +259,7 @@ public final class RebuildTables: Sendable {
             END $$;
             COMMIT
             """)
-        let tables = StoreSchema.derivedTables.map { new($0.name) }.joined(separator: ", ")
+        let tables = derived.map { new($0.name) }.joined(separator: ", ")
         try await script("ANALYZE \(tables)")
     }
 

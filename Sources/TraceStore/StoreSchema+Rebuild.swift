@@ -21,6 +21,8 @@ struct DerivedTable: Sendable {
     var comparison: Comparison
     /// Nothing looks rows up by the table's secondary indexes while it is filled: they are made when it is full.
     var defersIndexes = false
+    /// Its rows bear the partition, a level and the last offset of the batch that wrote them.
+    var isNamedByPartition = false
 }
 
 extension StoreSchema {
@@ -37,17 +39,23 @@ extension StoreSchema {
                             AND t.flags & r.kind <> 0)
                     """)),
         DerivedTable(name: "trace_documents", comparison: .meaning),
-        DerivedTable(name: "graph_blocks", comparison: .meaning),
+        DerivedTable(name: "graph_blocks", comparison: .meaning, isNamedByPartition: true),
         DerivedTable(
             name: "links",
             comparison: .rows(key: ["account", "consumer_trace", "target_trace", "target_entity"], ignoring: ["facts"])),
         DerivedTable(name: "inbox", comparison: .rows(key: ["account", "topic", "partition", "log_offset"])),
         DerivedTable(name: "log_positions", comparison: .meaning),
+        // The index depends on the traces alone, and is divided as batches and merging divided it.
+        DerivedTable(name: "search_segments", comparison: .meaning, isNamedByPartition: true),
+        // Afterwards every trace is in the index.
+        DerivedTable(name: "search_starts", comparison: .meaning),
     ]
 
     /// What people set, what came another way than through the log, and what running processes hold in memory by number.
     static let keptTables: Set<String> = [
         "dictionaries", "telemetry_records", "settings", "accounts", "access_keys", "inbox_cleared", "schema_version",
+        // Who is there, and which log the positions belong to.
+        "nodes", "log_source",
         // The log's own.
         "log_partitions", "log_batches",
     ]
