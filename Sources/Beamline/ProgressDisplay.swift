@@ -52,7 +52,8 @@ final class ProgressDisplay: Sendable {
             let share = min(1, Double(progress.done) / Double(progress.total))
             if hasBar {
                 let filled = Int(share * 30)
-                words.append("[" + String(repeating: "#", count: filled) + String(repeating: ".", count: 30 - filled) + "]")
+                words.append(
+                    "[" + String(repeating: "#", count: filled) + String(repeating: ".", count: 30 - filled) + "]")
             }
             words.append("\(Int(share * 100)) %, \(progress.done) of \(progress.total) \(unit)")
         } else if progress.done > 0 {
@@ -62,7 +63,9 @@ final class ProgressDisplay: Sendable {
         if done > 0, seconds > 0.5 {
             let rate = Double(done) / seconds
             words.append("\(Int(rate)) \(unit)/s")
-            if progress.total > progress.done { words.append("\(text(Double(progress.total - progress.done) / rate)) left") }
+            if progress.total > progress.done {
+                words.append("\(text(Double(progress.total - progress.done) / rate)) left")
+            }
         }
         return words.joined(separator: "  ")
     }

@@ -3,6 +3,7 @@
 import Aggregation
 import ArgumentParser
 import Foundation
+import Observability
 import PostgreSQL
 import SegmentLog
 import Segments
@@ -43,7 +44,8 @@ struct RebuildCommand: AsyncParsableCommand {
         options.isRestarting = restart
         options.acceptsDifferences = acceptDifferences
         if let from {
-            options.from = try VerifyCommand.seconds(from, name: "--from", now: Int64(Date().timeIntervalSince1970)) * 1_000_000
+            options.from =
+                try VerifyCommand.seconds(from, name: "--from", now: Int64(Date().timeIntervalSince1970)) * 1_000_000
         }
         let isIdentical = try await database.withDatabase { configuration in
             // A log that has more partitions keeps them.
@@ -111,19 +113,18 @@ struct RebuildCommand: AsyncParsableCommand {
         }
         let seconds = outcome.replayTime.inSeconds
         let rate = seconds > 0 ? " (\(Int(Double(outcome.recordCount) / seconds)) per second)" : ""
-        let stored = outcome.documentedTraceCount > 0 ? ", \(outcome.documentedTraceCount) traces from stored documents" : ""
+        let stored =
+            outcome.documentedTraceCount > 0 ? ", \(outcome.documentedTraceCount) traces from stored documents" : ""
         Swift.print("\(outcome.recordCount) records replayed\(rate)\(stored)")
         if outcome.isExchanged {
             let difference = outcome.isIdentical ? "identical" : "different, as accepted"
             Swift.print(
-                "exchanged: the new tables (\(difference)) serve; aggregation waited for \(Int(outcome.fencedTime.inSeconds * 1000)) ms")
+                "exchanged: the new tables (\(difference)) serve; aggregation waited for \(Int(outcome.fencedTime.inSeconds * 1000)) ms"
+            )
         } else {
             Swift.print(
-                "not exchanged: the old tables serve. Give the command again with --accept-differences to exchange them, or --restart to begin anew")
+                "not exchanged: the old tables serve. Give the command again with --accept-differences to exchange them, or --restart to begin anew"
+            )
         }
     }
-}
-
-extension Duration {
-    fileprivate var inSeconds: Double { Double(components.seconds) + Double(components.attoseconds) / 1e18 }
 }

@@ -51,7 +51,8 @@ extension RebuildTables {
         do {
             try await script("BEGIN; LOCK TABLE \(old("log_positions")) IN SHARE ROW EXCLUSIVE MODE", what)
             let transaction = try await query("SELECT pg_current_xact_id()::text", what)
-            let rows = try await query("""
+            let rows = try await query(
+                """
                 SELECT partition, position, checked_position, owner_epoch, received_through FROM \(old("log_positions"))
                 WHERE partition >= 0 ORDER BY partition
                 """, what)
@@ -82,7 +83,8 @@ extension RebuildTables {
         _ table: String, _ key: [String], _ ignored: Set<String>, _ condition: String, firstDay: Int
     ) async throws(TraceStoreError) -> RowComparison {
         let what = "cannot compare the table \(table)"
-        let rows = try await query("""
+        let rows = try await query(
+            """
             SELECT attname::text FROM pg_attribute WHERE attrelid = \(literal(old(table)))::regclass AND attnum > 0
                 AND NOT attisdropped ORDER BY attnum
             """, what)
@@ -100,7 +102,8 @@ extension RebuildTables {
         let isCut = table == "traces" ? "coalesce(o.first_day < \(firstDay), false)" : "false"
         let both = "FROM \(side(serving)) o FULL JOIN \(side(building)) n ON \(join)"
         let first = quoted(key[0])
-        let counts = try await query("""
+        let counts = try await query(
+            """
             SELECT count(o.\(first)), count(n.\(first)), count(*) FILTER (WHERE \(differs) AND NOT \(isCut)),
                 count(*) FILTER (WHERE \(differs) AND \(isCut)) \(both)
             """, what)
@@ -109,7 +112,8 @@ extension RebuildTables {
             differing: Int(counts.int(0, 2)), cut: Int(counts.int(0, 3)))
         guard found.differing > 0 else { return found }
         let names = key.map { Self.text(of: $0) }.joined(separator: ", ")
-        let examples = try await query("""
+        let examples = try await query(
+            """
             SELECT concat_ws(' ', \(names), CASE WHEN n.\(first) IS NULL THEN '(only in the old)'
                 WHEN o.\(first) IS NULL THEN '(only in the new)' END)
             \(both) WHERE \(differs) AND NOT \(isCut) LIMIT 5
@@ -130,7 +134,8 @@ extension RebuildTables {
 
     /// Links that both have, with other facts.
     public func differingLinks() async throws(TraceStoreError) -> [DifferingLink] {
-        let rows = try await query("""
+        let rows = try await query(
+            """
             SELECT o.account, o.consumer_trace, o.target_trace, o.target_entity, o.facts, n.facts
             FROM \(old("links")) o JOIN \(new("links")) n USING (account, consumer_trace, target_trace, target_entity)
             WHERE o.facts IS DISTINCT FROM n.facts ORDER BY 1, 2, 3, 4
@@ -221,7 +226,8 @@ extension RebuildTables {
         statements += ["CREATE SCHEMA \(quoted(retired))"]
         for (from, to) in [(serving, retired), (building, serving)] {
             let names = tables.map(literal).joined(separator: ", ")
-            statements.append("""
+            statements.append(
+                """
                 DO $$ DECLARE t record; BEGIN
                     FOR t IN
                         SELECT c.oid::regclass AS name FROM pg_class c

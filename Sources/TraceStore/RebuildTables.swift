@@ -68,7 +68,8 @@ public final class RebuildTables: Sendable {
         do {
             // Numbers of our own choosing: what, and which schema.
             let lock = PostgresStatement(
-                "SELECT current_schema()::text, pg_try_advisory_lock(73057169, hashtext(current_schema()))", isPrepared: false)
+                "SELECT current_schema()::text, pg_try_advisory_lock(73057169, hashtext(current_schema()))",
+                isPrepared: false)
             var rows = try await session.run(lock)
             let deadline = ContinuousClock.now + .seconds(5)
             while !rows.bool(0, 1) {
@@ -101,7 +102,9 @@ public final class RebuildTables: Sendable {
         }
     }
 
-    func query(_ sql: String, _ what: String = "cannot read the new tables") async throws(TraceStoreError) -> PostgresResult {
+    func query(_ sql: String, _ what: String = "cannot read the new tables") async throws(TraceStoreError)
+        -> PostgresResult
+    {
         do {
             return try await session.run(PostgresStatement(sql, isPrepared: false))
         } catch {
@@ -115,7 +118,8 @@ public final class RebuildTables: Sendable {
 
     /// A table that this program does not know must not be lost, and must not be written twice.
     private static func derivedTables(of schema: String, _ session: PostgresSession) async throws -> [DerivedTable] {
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY 1
             """, isPrepared: false)
@@ -126,7 +130,8 @@ public final class RebuildTables: Sendable {
         let unknown = found.filter { !known.contains($0) }
         guard unknown.isEmpty else {
             throw TraceStoreError(
-                .refused, "the schema \(schema) has tables that are not Beamline's: \(unknown.joined(separator: ", ")); "
+                .refused,
+                "the schema \(schema) has tables that are not Beamline's: \(unknown.joined(separator: ", ")); "
                     + "move them to another schema")
         }
         return StoreSchema.derivedTables.filter { found.contains($0.name) }
@@ -196,7 +201,8 @@ public final class RebuildTables: Sendable {
                 """
         }
         if let from = plan.from { sql += "INSERT INTO \(new("rebuild_state")) VALUES ('from', \(from));" }
-        sql += "INSERT INTO \(new("rebuild_state")) VALUES ('begun', \(plan.begunAt)), ('version', \(StoreSchema.version));"
+        sql +=
+            "INSERT INTO \(new("rebuild_state")) VALUES ('begun', \(plan.begunAt)), ('version', \(StoreSchema.version));"
         try await script(sql + "COMMIT")
     }
 
@@ -224,7 +230,10 @@ public final class RebuildTables: Sendable {
     /// The first part is done. Traces of which nothing but refused documents came before the replay have their row, too.
     public func documentsAreDone(_ plan: RebuildPlan) async throws(TraceStoreError) {
         let starts = plan.startOffsets.map { "(\($0.key), \($0.value)::int8)" }.joined(separator: ", ")
-        let refused = plan.startOffsets.isEmpty ? "" : """
+        let refused =
+            plan.startOffsets.isEmpty
+            ? ""
+            : """
             INSERT INTO \(new("traces"))
             SELECT t.* FROM \(old("traces")) t WHERE t.revision = 0 AND EXISTS (
                 SELECT FROM \(old("inbox")) i JOIN (VALUES \(starts)) AS s (partition, start) ON s.partition = i.partition

@@ -60,7 +60,9 @@ extension StoreSchema {
         "log_partitions", "log_batches",
     ]
 
-    static let clearedInboxes = PostgresMigration(3, "remember-cleared-inboxes", """
+    static let clearedInboxes = PostgresMigration(
+        3, "remember-cleared-inboxes",
+        """
         -- Why: a rebuild folds records again whose inbox entries a person has deleted; they are to stay deleted. A row per
         -- account, topic and partition. Entries come in the order of offsets, so all up to the offset were there and went.
         -- Older programs clear without leaving a row: their entries come back with a rebuild.

@@ -19,7 +19,8 @@ extension TraceStore {
     /// Accounts that have documents.
     public func accountsWithDocuments() async throws(TraceStoreError) -> [AccountID] {
         let rows = try await ask(
-            PostgresStatement("""
+            PostgresStatement(
+                """
                 WITH RECURSIVE found AS (
                     (SELECT account FROM trace_documents ORDER BY account LIMIT 1)
                     UNION ALL
@@ -35,7 +36,8 @@ extension TraceStore {
     public func documentedTraces(
         account: AccountID, from first: TraceID, limit: Int
     ) async throws(TraceStoreError) -> [StoredTrace] {
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             SELECT d.trace_id, coalesce(t.version, 0), coalesce(t.revision, 0), coalesce(t.flags, 0), d.day, d.version,
                 d.dictionary, d.documents
             FROM (SELECT DISTINCT trace_id FROM trace_documents WHERE account = $1 AND trace_id >= $2
@@ -52,7 +54,8 @@ extension TraceStore {
 
     /// The traces named, as above.
     public func documentedTraces(account: AccountID, ids: [TraceID]) async throws(TraceStoreError) -> [StoredTrace] {
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             SELECT d.trace_id, coalesce(t.version, 0), coalesce(t.revision, 0), coalesce(t.flags, 0), d.day, d.version,
                 d.dictionary, d.documents
             FROM unnest($2::uuid[]) AS w (trace_id)
@@ -70,7 +73,8 @@ extension TraceStore {
     public func linkPage(
         after: (account: AccountID, link: StoredLink)?, limit: Int
     ) async throws(TraceStoreError) -> [(account: AccountID, link: StoredLink)] {
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             SELECT account, consumer_trace, target_trace, target_entity, facts FROM links
             WHERE (account, consumer_trace, target_trace, target_entity) > ($1::int8, $2::uuid, $3::uuid, $4::int8)
             ORDER BY account, consumer_trace, target_trace, target_entity LIMIT $5
@@ -96,7 +100,8 @@ extension TraceStore {
     /// Accounts that have graph blocks or links.
     public func accountsWithGraphs() async throws(TraceStoreError) -> [AccountID] {
         let rows = try await ask(
-            PostgresStatement("""
+            PostgresStatement(
+                """
                 WITH RECURSIVE found AS (
                     (SELECT account FROM graph_blocks ORDER BY account LIMIT 1)
                     UNION ALL
@@ -109,7 +114,8 @@ extension TraceStore {
 
     /// Minutes (since 1970) of an account that have blocks, with their sizes in bytes, in order.
     public func graphMinutes(account: AccountID) async throws(TraceStoreError) -> [(minute: Int64, byteCount: Int)] {
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             SELECT minute, sum(octet_length(block))::int8 FROM graph_blocks WHERE account = $1 GROUP BY minute ORDER BY minute
             """)
         statement.bind(account)

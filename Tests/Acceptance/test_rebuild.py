@@ -129,7 +129,7 @@ def test_damage_is_reported_and_repaired(server):
 def test_bad_arguments_are_one_sentence(server):
     for arguments, text in [
         (["--from", "yesterday"], "--from must be"),
-        (["--max-trace-bytes", "-1"], "--max-trace-bytes must be at least 0"),
+        (["--retention-days", "0"], "--retention-days must be from 1"),
     ]:
         done = server.administer("rebuild", *arguments, check=False)
         assert done.returncode != 0 and text in done.stderr, done.stderr

@@ -115,7 +115,10 @@ extension AggregationTests {
             try await world.expectAgreement(limits: limits, "seed \(random.seed)")
             let after = try await world.store.positions()
             #expect(after.map(\.position) == before.map(\.position))
-            #expect(after.allSatisfy { now in before.contains { $0.partition == now.partition && $0.ownerEpoch < now.ownerEpoch } })
+            #expect(
+                after.allSatisfy { now in
+                    before.contains { $0.partition == now.partition && $0.ownerEpoch < now.ownerEpoch }
+                })
             // The tables go on as if nothing had been.
             try await world.append(everythingOdd(&random, traceCount: 10))
             try await world.foldEverything(limited)
@@ -177,7 +180,8 @@ extension AggregationTests {
         try await withWorld { (world) async throws in
             try await world.append(documents)
             try await world.foldEverything(limited)
-            try await world.sql("""
+            try await world.sql(
+                """
                 DELETE FROM graph_blocks WHERE ctid = (SELECT ctid FROM graph_blocks LIMIT 1);
                 UPDATE traces SET revision = revision + 1 WHERE trace_id = (SELECT trace_id FROM traces ORDER BY trace_id DESC LIMIT 1);
                 DELETE FROM traces WHERE trace_id = (SELECT trace_id FROM traces ORDER BY trace_id LIMIT 1);
@@ -217,7 +221,8 @@ extension AggregationTests {
             try await world.foldEverything(limited)
             let expected = try await world.expected(limits: limits)
             let share = run == 3 ? 100 : Int.random(in: 20...80, using: &random)
-            try await world.sql("""
+            try await world.sql(
+                """
                 UPDATE log_partitions SET first_offset = next_offset * \(share) / 100;
                 DELETE FROM log_batches b USING log_partitions p WHERE b.partition = p.partition AND b.last_offset < p.first_offset;
                 """)

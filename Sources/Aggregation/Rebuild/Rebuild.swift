@@ -21,7 +21,8 @@ public struct Rebuild: Sendable {
     ///   - clock: microseconds since 1970.
     ///   - report: is told how far the work is, from any thread.
     public init(
-        log: any SegmentLog, database: PostgresConfiguration, options: RebuildOptions = RebuildOptions(), logger: Logger,
+        log: any SegmentLog, database: PostgresConfiguration, options: RebuildOptions = RebuildOptions(),
+        logger: Logger,
         clock: @escaping @Sendable () -> Micros, report: @escaping @Sendable (RebuildProgress) -> Void = { _ in }
     ) {
         self.log = log
@@ -141,7 +142,9 @@ public struct Rebuild: Sendable {
 
     /// The first record received at or after a time, by halving: receipts grow with the offsets, but for the differences
     /// between the clocks of ingest nodes. Whatever comes out is a place where a replay may begin.
-    private func first(receivedFrom time: Micros, in partition: Int, from start: Int64, to end: Int64) async throws -> Int64 {
+    private func first(receivedFrom time: Micros, in partition: Int, from start: Int64, to end: Int64) async throws
+        -> Int64
+    {
         var (low, high) = (start, end)
         while low < high {
             let middle = low + (high - low) / 2
@@ -247,7 +250,8 @@ public struct Rebuild: Sendable {
                 return keys
             } catch {
                 let isConflict = if case RebuildError.conflict = error { true } else { false }
-                let isAway = (error as? TraceStoreError)?.isRetriable ?? (error as? SegmentLogError)?.isRetriable ?? false
+                let isAway =
+                    (error as? TraceStoreError)?.isRetriable ?? (error as? SegmentLogError)?.isRetriable ?? false
                 failures += 1
                 guard isConflict || isAway, failures < 20, !Task.isCancelled else { throw error }
                 logger.warning("the rebuild begins again from its positions", metadata: ["reason": "\(error)"])
@@ -283,7 +287,8 @@ public struct Rebuild: Sendable {
                 try await tables.differingLinks(), fence: fence, log: log, old: live, new: new)
             comparisons.append(pending.comparison)
             comparisons.append(
-                try await GraphComparer(old: live, new: new, corrections: pending.corrections).compare(firstDay: firstDay))
+                try await GraphComparer(old: live, new: new, corrections: pending.corrections).compare(
+                    firstDay: firstDay))
             outcome.comparisons = comparisons
             if outcome.isIdentical || options.acceptsDifferences {
                 try await tables.exchange(fence)

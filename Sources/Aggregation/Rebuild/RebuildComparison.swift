@@ -63,10 +63,14 @@ struct DocumentComparison {
                 for id in ids where before[id]?.digest != after[id]?.digest {
                     // Retention has removed a part of the documents: the old tables cannot have them.
                     let (first, last) = (before[id], after[id])
-                    if let day = (first ?? last)?.day, day < firstDay { result.cut += 1; continue }
+                    if let day = (first ?? last)?.day, day < firstDay {
+                        result.cut += 1
+                        continue
+                    }
                     result.differing += 1
                     if result.examples.count < 5 {
-                        result.examples.append("\(account) \(id): \(first?.count ?? 0) documents, now \(last?.count ?? 0)")
+                        result.examples.append(
+                            "\(account) \(id): \(first?.count ?? 0) documents, now \(last?.count ?? 0)")
                     }
                 }
             }
@@ -142,7 +146,9 @@ struct GraphComparer {
         for account in accounts.union(corrections.keys).sorted() {
             var sizes: [Int64: Int] = [:]
             for store in [old, new] {
-                for (minute, size) in try await store.graphMinutes(account: account) { sizes[minute, default: 0] += size }
+                for (minute, size) in try await store.graphMinutes(account: account) {
+                    sizes[minute, default: 0] += size
+                }
             }
             let expected = Dictionary(
                 corrections[account]?.blocks().map { ($0.minute, [$0.bytes]) } ?? [], uniquingKeysWith: +)
@@ -157,10 +163,14 @@ struct GraphComparer {
                     minutes.removeFirst()
                 }
                 let range = first..<last + 1
-                var before = Dictionary(grouping: try await old.graphBlocks(account: account, minutes: range), by: \.minute)
-                    .mapValues { $0.map(\.bytes) }
-                let after = Dictionary(grouping: try await new.graphBlocks(account: account, minutes: range), by: \.minute)
-                    .mapValues { $0.map(\.bytes) }
+                var before = Dictionary(
+                    grouping: try await old.graphBlocks(account: account, minutes: range), by: \.minute
+                )
+                .mapValues { $0.map(\.bytes) }
+                let after = Dictionary(
+                    grouping: try await new.graphBlocks(account: account, minutes: range), by: \.minute
+                )
+                .mapValues { $0.map(\.bytes) }
                 for (minute, blocks) in expected where range.contains(minute) { before[minute, default: []] += blocks }
                 for minute in Set(before.keys).union(after.keys).sorted() {
                     let a = try GraphBlock.merge(before[minute] ?? [])?.bytes
@@ -168,7 +178,10 @@ struct GraphComparer {
                     result.oldCount += a == nil ? 0 : 1
                     result.newCount += b == nil ? 0 : 1
                     guard a != b else { continue }
-                    if minute < Int64(firstDay) * 1_440 { result.cut += 1; continue }
+                    if minute < Int64(firstDay) * 1_440 {
+                        result.cut += 1
+                        continue
+                    }
                     result.differing += 1
                     if result.examples.count < 5 { result.examples.append("\(account) minute \(minute * 60)") }
                 }

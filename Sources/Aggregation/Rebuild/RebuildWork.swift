@@ -81,7 +81,8 @@ actor RebuildWork {
         for trace in page {
             for document in trace.documents where document.offset < starts[document.partition] ?? 0 {
                 if batches.last?.partition != document.partition {
-                    batches.append(LogBatch(partition: document.partition, from: 0, nextOffset: 0, endOffset: 0, entries: []))
+                    batches.append(
+                        LogBatch(partition: document.partition, from: 0, nextOffset: 0, endOffset: 0, entries: []))
                 }
                 batches[batches.count - 1].entries.append(
                     LogEntry(
@@ -135,7 +136,8 @@ actor RebuildWork {
                 rest = rest.dropFirst(Self.touchesPerCommit)
                 let touches = keys.map {
                     LogEntry(
-                        offset: 0, kind: .touch, traceID: $0.id, account: $0.account, receivedAt: 0, source: .aggregator,
+                        offset: 0, kind: .touch, traceID: $0.id, account: $0.account, receivedAt: 0,
+                        source: .aggregator,
                         hasValue: false)
                 }
                 let batch = LogBatch(
