@@ -54,6 +54,8 @@ final class BatchFold {
     private let parser: SegmentParser
     private let storedParser = LinkFactsLookup.makeParser()
     var cache: TraceCache
+    /// Traces that are known to have been over their limit before their first document here.
+    var exceeded: Set<TraceKey> = []
 
     init(store: TraceStore, limits: TraceLimits, segmentLimits: SegmentLimits, cacheCapacity: Int) {
         self.store = store
@@ -132,7 +134,8 @@ final class BatchFold {
                 } else {
                     place = touched.count
                     places[key] = place
-                    let empty = CachedTrace(trace: Trace(id: key.id, account: key.account), version: -1, usedFacts: [:])
+                    let trace = Trace(id: key.id, account: key.account, limitExceeded: exceeded.contains(key))
+                    let empty = CachedTrace(trace: trace, version: -1, usedFacts: [:])
                     touched.append(Touched(key: key, state: cache.take(key) ?? empty))
                 }
                 if let record { touched[place].records.append(record) } else { touched[place].isTouchRequested = true }

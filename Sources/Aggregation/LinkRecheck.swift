@@ -21,27 +21,44 @@ struct LinkRecheck: Sendable {
     ///   - changed: traces that the commit changed, as producers.
     ///   - consumers: those of them that have links of their own.
     func run(changed: [TraceKey], consumers: [TraceKey]) async throws {
+        let outdated = try await Self.outdated(changed: changed, consumers: consumers, in: store)
+        guard !outdated.isEmpty else { return }
+        let now = clock()
+        let touches = outdated.map {
+            LogRecord(kind: .touch, traceID: $0.id, account: $0.account, receivedAt: now, source: .aggregator, value: nil)
+        }
+        try await log.append(LogRecordBatch(touches))
+    }
+
+    /// Consumers whose stored facts are not those of their targets now; parameters as of `run`.
+    static func outdated(
+        changed: [TraceKey], consumers: [TraceKey], in store: TraceStore
+    ) async throws(TraceStoreError) -> [TraceKey] {
         let ownLinks = Dictionary(grouping: consumers, by: \.account)
+        var result: [TraceKey] = []
         for (account, keys) in Dictionary(grouping: changed, by: \.account) {
             let pointing = try await store.links(account: account, toTargets: keys.map(\.id))
             let linked = ownLinks[account] ?? []
             let own = linked.isEmpty ? [] : try await store.links(account: account, ofConsumers: linked.map(\.id))
             let rows = Set(pointing).union(own)
-            guard !rows.isEmpty else { continue }
-            let parser = LinkFactsLookup.makeParser()
-            let links = rows.map { Link(traceID: $0.target, entityID: $0.entity) }
-            let facts = try await LinkFactsLookup.storedFacts(of: links, account: account, in: store, parser: parser)
-            var outdated: Set<TraceID> = []
-            for row in rows where facts[Link(traceID: row.target, entityID: row.entity)]?.encoded != row.facts {
-                outdated.insert(row.consumer)
-            }
-            guard !outdated.isEmpty else { continue }
-            let now = clock()
-            let touches = outdated.sorted().map {
-                LogRecord(kind: .touch, traceID: $0, account: account, receivedAt: now, source: .aggregator, value: nil)
-            }
-            try await log.append(LogRecordBatch(touches))
+            result += try await outdated(rows, account: account, in: store).map { TraceKey(account: account, id: $0) }
         }
+        return result
+    }
+
+    /// Consumers among the rows whose facts are not those of their targets now, in order.
+    static func outdated(
+        _ rows: Set<StoredLink>, account: AccountID, in store: TraceStore
+    ) async throws(TraceStoreError) -> [TraceID] {
+        guard !rows.isEmpty else { return [] }
+        let parser = LinkFactsLookup.makeParser()
+        let links = rows.map { Link(traceID: $0.target, entityID: $0.entity) }
+        let facts = try await LinkFactsLookup.storedFacts(of: links, account: account, in: store, parser: parser)
+        var outdated: Set<TraceID> = []
+        for row in rows where facts[Link(traceID: row.target, entityID: row.entity)]?.encoded != row.facts {
+            outdated.insert(row.consumer)
+        }
+        return outdated.sorted()
     }
 
     /// Repeats the checks that a crash may have prevented.

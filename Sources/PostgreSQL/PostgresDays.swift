@@ -2,14 +2,12 @@
 // dropped and not deleted. The log and the store use the same two functions, which are part of every schema.
 
 enum PostgresDays {
-    static let migrations = [migration, racing]
-
     /// Table `x` has children `x_2025_07_28`. A child is made beside the parent and attached, because ATTACH lets readers
     /// and writers go on (SHARE UPDATE EXCLUSIVE) where CREATE … PARTITION OF locks them out.
     /// Source: PostgreSQL 15 manual, ALTER TABLE, "ATTACH PARTITION".
-    static let migration = PostgresMigration(
-        1, "create-day-partition-functions",
-        """
+    static let migrations = [create, ownSchema]
+
+    private static let create = PostgresMigration(1, "create-day-partition-functions", """
         CREATE FUNCTION day_partition_create(parent text, day int4) RETURNS boolean LANGUAGE plpgsql AS $$
         DECLARE child text := parent || to_char(date '1970-01-01' + day, '_YYYY_MM_DD');
         BEGIN
@@ -41,24 +39,21 @@ enum PostgresDays {
         END $$;
         """)
 
-    /// Why: of two sessions that make the same day at once, the second waited for the lock and then failed. Its second
-    /// look at the catalog was answered from the cache of the first: an advisory lock does not make a session accept
-    /// invalidations (PostgreSQL sources, `AcceptInvalidationMessages` in lmgr.c), as a lock on a table does. The lock
-    /// stays: with it, "already exists" means that the other one has committed. Old and new code may both run.
-    static let racing = PostgresMigration(
-        2, "make-a-day-at-once",
-        """
+    /// Why: a rebuild works on a second set of the tables, in a schema before the first in the search path; a child is to
+    /// be looked for beside its parent, not in the schema behind it. Two sessions that make a child at once wait for each
+    /// other by the lock that ATTACH takes anyway: after an advisory lock the second would still look into what its session
+    /// had cached, and find no child.
+    private static let ownSchema = PostgresMigration(2, "find-day-partitions-beside-their-parent", """
         CREATE OR REPLACE FUNCTION day_partition_create(parent text, day int4) RETURNS boolean LANGUAGE plpgsql AS $$
-        DECLARE child text := parent || to_char(date '1970-01-01' + day, '_YYYY_MM_DD');
+        DECLARE
+            child text := parent || to_char(date '1970-01-01' + day, '_YYYY_MM_DD');
+            qualified text := format('%I.%I', current_schema(), child);
         BEGIN
-            IF to_regclass(child) IS NOT NULL THEN RETURN false; END IF;
-            PERFORM pg_advisory_xact_lock(hashtext(current_schema() || child));
-            BEGIN
-                EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)',
-                               child, parent);
-            EXCEPTION WHEN duplicate_table THEN
-                RETURN false;
-            END;
+            IF to_regclass(qualified) IS NOT NULL THEN RETURN false; END IF;
+            EXECUTE format('LOCK TABLE %I IN SHARE UPDATE EXCLUSIVE MODE', parent);
+            IF to_regclass(qualified) IS NOT NULL THEN RETURN false; END IF;
+            EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)',
+                           child, parent);
             EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
                            parent, child, day, day + 1);
             RETURN true;

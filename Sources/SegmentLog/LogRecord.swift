@@ -118,9 +118,10 @@ public struct LogEntry: Sendable {
     /// is 0 or empty then, and `value` holds no more than its beginning. Nil for every record that `append` wrote.
     public let poison: String?
 
-    init(
+    /// Also for what was not read from a log: a stored document to be folded again, a touch.
+    public init(
         offset: Int64, kind: LogRecordKind, traceID: TraceID, account: AccountID, receivedAt: Micros, source: LogSource,
-        callerARN: String, hasValue: Bool, value: ArraySlice<UInt8>, poison: String? = nil
+        callerARN: String = "", hasValue: Bool = true, value: ArraySlice<UInt8> = [], poison: String? = nil
     ) {
         self.offset = offset
         self.kind = kind

@@ -166,5 +166,6 @@ enum StoreSchema {
             END $$;
             """),
         leases,
+        clearedInboxes,
     ]
 }

@@ -21,7 +21,11 @@ extension TraceStore {
             """)
         statement.bind(account)
         statement.bind(Array(Set(ids)))
-        let rows = try await ask(statement)
+        return try await decodedTraces(try await ask(statement), account: account)
+    }
+
+    /// Rows of (id, version, revision, flags, day, version of the documents, dictionary, documents) in order of trace and documents.
+    func decodedTraces(_ rows: PostgresResult, account: AccountID) async throws(TraceStoreError) -> [StoredTrace] {
         var used: Set<Int32> = []
         for row in 0..<rows.rowCount where !rows.isNull(row, 6) { used.insert(Int32(rows.int(row, 6))) }
         used.remove(0)

@@ -31,11 +31,20 @@ extension TraceStore {
         Int(try await ask(PostgresStatement("SELECT count(*) FROM inbox")).int(0, 0))
     }
 
+    /// Also remembers how far, so that a rebuild does not bring the entries back.
     /// - Returns: number of entries removed.
     public func clearInbox(account: AccountID) async throws(TraceStoreError) -> Int {
-        var statement = PostgresStatement("DELETE FROM inbox WHERE account = $1")
+        var statement = PostgresStatement("""
+            WITH gone AS (DELETE FROM inbox WHERE account = $1 RETURNING topic, partition, log_offset),
+            remembered AS (
+                INSERT INTO inbox_cleared AS c (account, topic, partition, through_offset)
+                SELECT $1, topic, partition, max(log_offset) FROM gone GROUP BY topic, partition
+                ON CONFLICT (account, topic, partition)
+                DO UPDATE SET through_offset = greatest(c.through_offset, excluded.through_offset))
+            SELECT count(*) FROM gone
+            """)
         statement.bind(account)
-        return try await change(statement)[0].affectedRows
+        return Int(try await change(statement)[0].int(0, 0))
     }
 
     // MARK: Telemetry, settings
