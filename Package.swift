@@ -60,6 +60,7 @@ let package = Package(
         module("Segments", ["JSONText"]),
         module("TraceAssembly", ["Segments", "JSONText", crypto]),
         module("ServiceGraph", ["TraceAssembly", "Segments"]),
+        module("FilterExpressions", ["TraceAssembly", "Segments", "JSONText"]),
         module("AccessControl", ["Segments", crypto]),
         module("XRayAPI", ["JSONText", "Segments", "TraceAssembly", "ServiceGraph", crypto]),
 
@@ -100,6 +101,7 @@ let package = Package(
         tests(of: "Segments", ["JSONText"]),
         tests(of: "TraceAssembly", ["Fixtures", "Segments", "JSONText"]),
         tests(of: "ServiceGraph", ["Fixtures", "Segments", "TraceAssembly"]),
+        tests(of: "FilterExpressions", ["Fixtures", "TraceAssembly", "Segments", "ServiceGraph", "JSONText"]),
         tests(of: "AccessControl", ["Segments", crypto]),
         tests(of: "XRayAPI", ["JSONText", "Segments", "TraceAssembly", "ServiceGraph"]),
         tests(of: "Observability"),
