@@ -51,6 +51,7 @@ public struct Maintenance: Service {
                         try await store.removeDays(before: day - options.retentionDays)
                         preparedDay = day
                     }
+                    _ = try await store.mergeSearchSegments(now: clock() / 3_600_000_000)
                     if round % 6 == 0 { try await compact() }
                 } catch is CancellationError {
                     break

@@ -164,6 +164,7 @@ enum StoreSchema {
             BEGIN
                 IF NOT holds THEN RAISE EXCEPTION USING ERRCODE = state, MESSAGE = 'a guard of the commit does not hold'; END IF;
             END $$;
-            """)
+            """),
+        search,
     ]
 }

@@ -113,13 +113,20 @@ extension TraceStore {
     }
 
     /// Removes what is older than a day: documents by receipt, traces by their newest receipt (their links and moments
-    /// with them), graph blocks by the minute of the observations, inbox and telemetry by receipt. In small steps.
+    /// with them), graph blocks by the minute of the observations, search segments by their newest receipt, inbox and telemetry by receipt. In small steps.
     /// - Parameter day: days since 1970; this and later days stay.
     public func removeDays(before day: Int) async throws(TraceStoreError) {
         // Dropping a child locks the parent for a moment; if a long reader is in the way, the next round tries again.
         let timeout = PostgresStatement("SELECT set_config('lock_timeout', '2000', true)")
         var drop = PostgresStatement("SELECT day_partitions_drop('trace_documents', $1)")
         drop.bind(Int32(clamping: day))
+        // Said before anything goes: a page token that points there is then refused, not answered with nothing.
+        var first = PostgresStatement("""
+            INSERT INTO retained_days (first_day) VALUES ($1)
+            ON CONFLICT (only_row) DO UPDATE SET first_day = greatest(retained_days.first_day, excluded.first_day)
+            """)
+        first.bind(Int32(clamping: day))
+        try await change(first)
         try await change(timeout, drop)
         days.forgetAll()
 
@@ -146,6 +153,8 @@ extension TraceStore {
                      LIMIT 2000)) RETURNING 1)
              SELECT count(*) FROM gone
              """, Int64(day)),
+            // All its traces have gone; of a segment that has others too, candidates without a trace are left out.
+            (Self.remove("search_segments", "receipt_last"), second),
             (Self.remove("inbox", "received_at"), second * 1_000_000),
             (Self.remove("telemetry_records", "received_at"), second * 1_000_000),
         ]
