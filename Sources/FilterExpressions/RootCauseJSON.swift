@@ -3,6 +3,7 @@
 
 import JSONText
 import Segments
+import TraceAssembly
 
 /// A JSON value. Numbers compare as doubles, text by code point, and of equal keys the last one counts.
 public indirect enum FilterJSON: Hashable, Sendable {
@@ -18,9 +19,13 @@ public indirect enum FilterJSON: Hashable, Sendable {
 extension FilterJSON {
     /// The elements of a JSON array; nil when the bytes are anything else, or hold a number beyond a double.
     static func array(parsing bytes: [UInt8]) -> [FilterJSON]? {
-        guard let root = try? JSONParser().parse(bytes), root.isArray, case .array(let elements)? = FilterJSON(root)
-        else { return nil }
-        return elements
+        let parser = JSONParser()
+        // The parsed value lives in the parser.
+        return withExtendedLifetime(parser) {
+            guard let root = try? parser.parse(bytes), root.isArray, case .array(let elements)? = FilterJSON(root)
+            else { return nil }
+            return elements
+        }
     }
 
     /// The depth of `value` was limited before it was parsed.
@@ -50,6 +55,71 @@ extension FilterJSON {
             self = .object(members)
         } else {
             return nil
+        }
+    }
+}
+
+// MARK: - The causes as JSON
+
+extension FilterJSON {
+    /// As `GetTraceSummaries` sends it (`traces.md` §5).
+    init(_ cause: RootCause) {
+        self = .object([
+            "ClientImpacting": .bool(cause.isClientImpacting), "Services": .array(cause.services.map(Self.init)),
+        ])
+    }
+
+    private init(_ service: RootCauseService) {
+        let id = service.service
+        var members: [ExactString: FilterJSON] = [
+            "Name": .string(id.name), "Names": .array([.string(id.name)]), "Type": .string(id.type ?? ""),
+            "Inferred": .bool(service.isInferred), "EntityPath": .array(service.path.map(Self.init)),
+        ]
+        if let account = id.account { members["AccountId"] = .string(account) }
+        self = .object(members)
+    }
+
+    private init(_ entity: RootCauseEntity) {
+        var members: [ExactString: FilterJSON] = [
+            "Name": .string(ExactString(entity.name)), "Remote": .bool(entity.isRemote),
+        ]
+        if let coverage = entity.coverage {
+            members["Coverage"] = .number(coverage)
+        } else {
+            members["Exceptions"] = .array(entity.exceptions.map(Self.init))
+        }
+        self = .object(members)
+    }
+
+    private init(_ exception: RootCauseException) {
+        var members: [ExactString: FilterJSON] = [:]
+        if let name = exception.name { members["Name"] = .string(ExactString(name)) }
+        if let message = exception.message { members["Message"] = .string(ExactString(message)) }
+        self = .object(members)
+    }
+}
+
+// MARK: - Fitting
+
+extension FilterJSON {
+    /// Whether the pattern fits a value: every key it gives is there and fits; its elements fit some elements of the
+    /// array in the same order; anything else is equal.
+    ///
+    /// Taking the first element that fits is enough for an ordered subsequence, so each part of the pattern meets each
+    /// part of the value at most once.
+    func fits(_ value: FilterJSON) -> Bool {
+        switch (self, value) {
+        case (.object(let members), .object(let actual)):
+            return members.allSatisfy { key, pattern in actual[key].map(pattern.fits) ?? false }
+        case (.array(let elements), .array(let actual)):
+            var rest = actual[...]
+            for element in elements {
+                guard let position = rest.firstIndex(where: element.fits) else { return false }
+                rest = rest[(position + 1)...]
+            }
+            return true
+        default:
+            return self == value
         }
     }
 }
