@@ -10,7 +10,7 @@ struct BeamlineCommand: AsyncParsableCommand {
         version: beamlineVersion,
         subcommands: [
             StandaloneCommand.self, AccountCommand.self, KeyCommand.self, InboxCommand.self,
-            MigrateCommand.self, VerifyCommand.self, LoadCommand.self, BenchBareCommand.self,
+            MigrateCommand.self, VerifyCommand.self, ExplainCommand.self, LoadCommand.self, BenchBareCommand.self,
         ])
 }
 

@@ -101,3 +101,14 @@ func radixSort(_ values: inout [UInt64], bits: Int) {
         shift += 11
     }
 }
+
+extension Array<UInt8> {
+    /// `withUnsafeBytes` with the error's type kept.
+    func withBuffer<R>(
+        _ body: (UnsafeRawBufferPointer) throws(SearchSegmentError) -> R
+    ) throws(SearchSegmentError) -> R {
+        try withUnsafeBytes { buffer in
+            Result { () throws(SearchSegmentError) in try body(buffer) }
+        }.get()
+    }
+}

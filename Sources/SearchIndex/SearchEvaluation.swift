@@ -127,7 +127,7 @@ public struct SearchEvaluation {
         _ number: Int, _ body: (inout SearchSliceReader) throws(SearchSegmentError) -> Void
     ) throws(SearchSegmentError) {
         guard let bytes = slices[number] else { throw SearchSegmentError() }
-        try bytes.withUnsafeBytes { buffer throws(SearchSegmentError) in
+        try bytes.withBuffer { buffer throws(SearchSegmentError) in
             var reader = SearchSliceReader(buffer, slice: number, sliceBits: sliceBits, traceCount: traceCount)
             try body(&reader)
         }
@@ -212,7 +212,7 @@ extension SearchSegment {
 
     /// The records, by ordinal.
     public func allRecords() throws(SearchSegmentError) -> [SearchRecord] {
-        try records.withUnsafeBytes { bytes throws(SearchSegmentError) in
+        try records.withBuffer { bytes throws(SearchSegmentError) in
             var result: [SearchRecord] = []
             for ordinal in 0..<traceCount {
                 let start = ordinal * Self.recordBytes

@@ -110,7 +110,7 @@ extension [UInt8] {
 
 extension SearchPlan {
     /// - Parameter group: the current expression of a group; nil for one that does not exist.
-    public init(_ expression: FilterExpression, group: (GroupReference) -> FilterExpression?) {
+    public init(_ expression: FilterExpression, group: @escaping (GroupReference) -> FilterExpression?) {
         self = Planner(group: group).plan(expression, isNegated: false, depth: 0)
     }
 }
@@ -163,7 +163,9 @@ private struct Planner {
         case .responseTime: return steps(test.condition).map { .responseTime($0) } ?? .all
         case .duration: return steps(test.condition).map { .duration($0) } ?? .all
         case .httpStatus: return number(.status, flag: .status, test.condition)
-        case .httpURL: return text(SearchField(.url), "http.url", .flag(.url, true), test.condition)
+        case .httpURL:
+            let flag = SearchPlan.flag(.url, true)
+            return .every([text(SearchField(.url), "http.url", flag, test.condition), urlDigits(test.condition)])
         case .httpMethod: return text(SearchField(.method), "http.method", .flag(.method, true), test.condition)
         case .httpUserAgent: return text(SearchField(.userAgent), "http.useragent", .flag(.userAgent, true), test.condition)
         case .httpClientIP: return text(SearchField(.clientIP), "http.clientip", .flag(.clientIP, true), test.condition)
@@ -210,6 +212,23 @@ private struct Planner {
         let search = ValueSearch(dictionary: field.presence, valueField: field, rangeField: nil, test: condition)
         let values = SearchPlan.values(search, label: "\(name) \(comparison.rawValue) \"\(literal.value)\"")
         return .every([presence, values])
+    }
+
+    /// What contains a text contains its digits. Templates leave ids out; three digits in a row bring them back in.
+    private func urlDigits(_ condition: FilterTest.Condition) -> SearchPlan {
+        guard case .compares(let comparison, .string(let literal)) = condition,
+            [.contains, .beginsWith, .endsWith].contains(comparison)
+        else { return .all }
+        var numbers: Set<Int> = []
+        Array(literal.value.utf8).withUnsafeBytes { bytes in
+            TextTemplate.forEachThreeDigits(bytes) { numbers.insert($0) }
+        }
+        return .every(
+            numbers.sorted().map { number in
+                let digits = String(number)
+                let label = String(repeating: "0", count: 3 - digits.count) + digits
+                return .term(SearchField(.urlDigits).term(Double(number)), label: "http.url has the digits \(label)")
+            })
     }
 
     private func number(_ kind: SearchField.Kind, flag: SearchFlag, _ condition: FilterTest.Condition) -> SearchPlan {
@@ -382,6 +401,46 @@ private struct Planner {
             guard test.keyword == .name, case .compares(.equal, .string(let value)) = test.condition else { return .all }
             return name(value.value)
         default: return .all
+        }
+    }
+}
+
+extension SearchPlan {
+    public init(_ expression: FilterExpression, groups: GroupResolver) {
+        self.init(expression) { reference in
+            switch reference {
+            case .name(let name):
+                if let group = groups.groups.last(where: { ExactString($0.name) == name }) { return group.expression }
+                return name == "Default" ? .everything : nil
+            case .arn(let arn):
+                return groups.groups.last { ExactString($0.arn) == arn }?.expression
+            }
+        }
+    }
+}
+
+extension SearchPlan: CustomStringConvertible {
+    /// One line a node, indented: for `beamline explain`.
+    public var description: String {
+        var lines: [String] = []
+        describe(into: &lines, indent: "")
+        return lines.joined(separator: "\n")
+    }
+
+    private func describe(into lines: inout [String], indent: String) {
+        switch self {
+        case .all: lines.append(indent + "every trace")
+        case .none: lines.append(indent + "no trace")
+        case .term(_, let label), .values(_, let label): lines.append(indent + label)
+        case .flag(let flag, let isSet): lines.append(indent + (isSet ? "" : "not ") + "\(flag)")
+        case .responseTime(let range): lines.append(indent + "response time in steps \(range.lowerBound) to \(range.upperBound)")
+        case .duration(let range): lines.append(indent + "duration in steps \(range.lowerBound) to \(range.upperBound)")
+        case .and(let parts):
+            lines.append(indent + "all of")
+            for part in parts { part.describe(into: &lines, indent: indent + "  ") }
+        case .or(let parts):
+            lines.append(indent + "any of")
+            for part in parts { part.describe(into: &lines, indent: indent + "  ") }
         }
     }
 }

@@ -16,6 +16,7 @@ private enum Fields {
     static let userAgent = SearchField(.userAgent)
     static let clientIP = SearchField(.clientIP)
     static let status = SearchField(.status)
+    static let urlDigits = SearchField(.urlDigits)
     static let nodeName = SearchField(.nodeName)
     static let nodeType = SearchField(.nodeType)
     static let nodeFault = SearchField(.nodeFault)
@@ -75,6 +76,7 @@ extension SearchSegmentBuilder {
         if let url = http.url {
             trace.flags |= SearchFlag.url.bit
             add(url, of: Fields.url)
+            addDigits(url)
         }
         if let method = http.method {
             trace.flags |= SearchFlag.method.bit
@@ -181,6 +183,13 @@ extension SearchSegmentBuilder {
             let template = scratch.withUnsafeBytes { Hash.of($0, seed: field.seed) }
             post(SearchTerm(hash: template))
             if dictionary.isNew(template) { dictionary.insert(.template(scratch), of: field.presence) }
+        }
+    }
+
+    private mutating func addDigits(_ url: String) {
+        var url = url
+        url.withUTF8 { bytes in
+            TextTemplate.forEachThreeDigits(UnsafeRawBufferPointer(bytes)) { post(Fields.urlDigits.term(Double($0))) }
         }
     }
 

@@ -89,7 +89,7 @@ public struct SearchSegmentBuilder {
             offsets.append(Int32(out.count))
             lists.removeAll(keepingCapacity: true)
             var previous = UInt64(slice) << shift
-            while start < postings.count, postings[start] >> 16 >> shift == UInt64(slice) {
+            while start < postings.count, (postings[start] >> 16) >> shift == UInt64(slice) {
                 let term = postings[start] >> 16
                 var end = start + 1
                 while end < postings.count, postings[end] >> 16 == term { end += 1 }
@@ -155,7 +155,7 @@ extension SearchSegmentBuilder {
         let durations = SearchSegment.durationRange(traceCount: count).lowerBound
         let none = UInt64.max
         var places = [UInt64](repeating: none, count: count)
-        try segment.records.withUnsafeBytes { bytes throws(SearchSegmentError) in
+        try segment.records.withBuffer { bytes throws(SearchSegmentError) in
             for ordinal in 0..<count where isKept[ordinal] {
                 let start = ordinal * SearchSegment.recordBytes
                 var trace = Trace(
@@ -170,7 +170,7 @@ extension SearchSegmentBuilder {
                 traces.append(trace)
             }
         }
-        try segment.postings.withUnsafeBytes { all throws(SearchSegmentError) in
+        try segment.postings.withBuffer { all throws(SearchSegmentError) in
             for slice in 0..<(1 << segment.sliceBits) {
                 let (start, end) = (Int(segment.sliceOffsets[slice]), Int(segment.sliceOffsets[slice + 1]))
                 guard start >= 0, start <= end, end <= all.count else { throw SearchSegmentError() }
@@ -209,7 +209,7 @@ extension SearchSegment {
         var isKept = segments.map { [Bool](repeating: false, count: $0.traceCount) }
         for (number, segment) in segments.enumerated() {
             guard segment.records.count == segment.traceCount * recordBytes else { throw SearchSegmentError() }
-            try segment.records.withUnsafeBytes { bytes throws(SearchSegmentError) in
+            try segment.records.withBuffer { bytes throws(SearchSegmentError) in
                 for ordinal in 0..<segment.traceCount {
                     let start = ordinal * recordBytes
                     let record = try SearchRecord(UnsafeRawBufferPointer(rebasing: bytes[start..<start + recordBytes]))

@@ -27,6 +27,7 @@ public struct SearchField: Hashable, Sendable {
         case edge, edgeFault, edgeError, edgeThrottle
         case annotation, annotationText, annotationNumber, annotationRange, annotationFlag
         case causeService, causeEntity, causeException
+        case urlDigits
     }
 
     let seed: UInt64
@@ -105,6 +106,21 @@ enum TextTemplate {
         return true
     }
 
+    /// Calls `body` with every three digits in a row, as a number: ids in URLs are told apart by these.
+    static func forEachThreeDigits(_ text: UnsafeRawBufferPointer, _ body: (Int) -> Void) {
+        var run = 0
+        var number = 0
+        for byte in text {
+            guard isDigit(byte) else {
+                (run, number) = (0, 0)
+                continue
+            }
+            number = (number * 10 + Int(byte &- 0x30)) % 1000
+            run += 1
+            if run >= 3 { body(number) }
+        }
+    }
+
     static func of(_ text: String) -> [UInt8] {
         var out: [UInt8] = []
         let bytes = Array(text.utf8)
@@ -148,5 +164,5 @@ public enum SearchFlag: Int, Sendable, CaseIterable {
     case faultFlag, errorFlag
 
     var bit: UInt16 { 1 << UInt16(rawValue) }
-    static let slots = 16
+    public static let slots = 16
 }

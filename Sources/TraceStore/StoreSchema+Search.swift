@@ -43,8 +43,5 @@ extension StoreSchema {
         -- may meet one looks at all traces, until they have gone with retention or a rebuild has indexed them.
         CREATE TABLE search_starts (account int8 PRIMARY KEY, unindexed_through int8 NOT NULL);
         INSERT INTO search_starts SELECT account, max(event_second) FROM traces GROUP BY account;
-
-        -- Days whose data retention has removed, so that an old page token can be told from an empty page.
-        CREATE TABLE retained_days (only_row bool PRIMARY KEY DEFAULT true CHECK (only_row), first_day int4 NOT NULL);
         """)
 }

@@ -31,6 +31,11 @@ public struct SearchPage: Sendable {
     public var candidates: [SummaryCandidate]
     /// No candidate follows.
     public var isLast: Bool
+
+    public init(candidates: [SummaryCandidate], isLast: Bool) {
+        self.candidates = candidates
+        self.isLast = isLast
+    }
 }
 
 /// What a plan comes to over a window, for `beamline explain`.
@@ -140,10 +145,8 @@ extension TraceStore {
                 case .event: return try await walk.byMovingClock("event", kind: 1, infos)
                 case .service: return try await walk.byMovingClock("end", kind: 2, infos)
                 }
-            } catch .segmentGone {
-                continue
-            } catch .store(let error) {
-                throw error
+            } catch {
+                if case .store(let error) = error { throw error }
             }
         }
         throw TraceStoreError(.unavailable, "the search index changes too fast to be read", isRetriable: true)
@@ -165,10 +168,9 @@ extension TraceStore {
             let (sets, bytes) = try await walk.evaluate(infos)
             result.candidates = sets.reduce(0) { $0 + $1.count }
             result.bytesRead = bytes
-        } catch .segmentGone {
+        } catch {
+            if case .store(let error) = error { throw error }
             throw TraceStoreError(.unavailable, "the search index changed meanwhile", isRetriable: true)
-        } catch .store(let error) {
-            throw error
         }
         return result
     }
@@ -330,14 +332,6 @@ extension TraceStore {
                 receipts: .init(first: rows.int(row, 5), last: rows.int(row, 6)),
                 ends: rows.optionalInt(row, 7).map { .init(first: $0, last: rows.int(row, 8)) })
         }
-    }
-
-    // MARK: Retention
-
-    /// First day (since 1970) that retention has left; nil before it removed anything.
-    public func firstRetainedDay() async throws(TraceStoreError) -> Int? {
-        let rows = try await ask(PostgresStatement("SELECT first_day FROM retained_days"))
-        return rows.rowCount == 0 ? nil : Int(rows.int(0, 0))
     }
 }
 

@@ -120,13 +120,6 @@ extension TraceStore {
         let timeout = PostgresStatement("SELECT set_config('lock_timeout', '2000', true)")
         var drop = PostgresStatement("SELECT day_partitions_drop('trace_documents', $1)")
         drop.bind(Int32(clamping: day))
-        // Said before anything goes: a page token that points there is then refused, not answered with nothing.
-        var first = PostgresStatement("""
-            INSERT INTO retained_days (first_day) VALUES ($1)
-            ON CONFLICT (only_row) DO UPDATE SET first_day = greatest(retained_days.first_day, excluded.first_day)
-            """)
-        first.bind(Int32(clamping: day))
-        try await change(first)
         try await change(timeout, drop)
         days.forgetAll()
 
