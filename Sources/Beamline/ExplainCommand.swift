@@ -61,7 +61,9 @@ struct ExplainCommand: AsyncParsableCommand {
             if explanation.isUnindexed {
                 print("index       not used: traces stored before it was made may lie in the window")
             } else {
-                print("index       \(explanation.segmentCount) segments with \(explanation.indexedTraces) traces, \(explanation.bytesRead) bytes read")
+                print(
+                    "index       \(explanation.segmentCount) segments with \(explanation.indexedTraces) traces, \(explanation.bytesRead) bytes read"
+                )
                 print("candidates  \(explanation.candidates) (traces outside the window and older versions counted)")
             }
             let found = try await look(store, filter, plan, rangeType, start..<end)
@@ -81,7 +83,8 @@ struct ExplainCommand: AsyncParsableCommand {
     }
 
     private func look(
-        _ store: TraceStore, _ filter: FilterExpression, _ plan: SearchPlan, _ rangeType: TimeRangeType, _ window: Range<Int64>
+        _ store: TraceStore, _ filter: FilterExpression, _ plan: SearchPlan, _ rangeType: TimeRangeType,
+        _ window: Range<Int64>
     ) async throws -> Findings {
         let began = ContinuousClock.now
         let parser = SegmentParser(limits: SegmentLimits(documentBytes: .max))

@@ -182,7 +182,8 @@ public struct SearchEvaluation {
         }
     }
 
-    private func steps(_ steps: ArraySlice<UInt8>, in range: ClosedRange<UInt8>) throws(SearchSegmentError) -> TraceSet {
+    private func steps(_ steps: ArraySlice<UInt8>, in range: ClosedRange<UInt8>) throws(SearchSegmentError) -> TraceSet
+    {
         guard steps.count == traceCount else { throw SearchSegmentError() }
         var set = TraceSet(capacity: traceCount)
         steps.withUnsafeBufferPointer { steps in
@@ -217,7 +218,8 @@ extension SearchSegment {
             for ordinal in 0..<traceCount {
                 let start = ordinal * Self.recordBytes
                 guard start + Self.recordBytes <= bytes.count else { throw SearchSegmentError() }
-                result.append(try SearchRecord(UnsafeRawBufferPointer(rebasing: bytes[start..<start + Self.recordBytes])))
+                result.append(
+                    try SearchRecord(UnsafeRawBufferPointer(rebasing: bytes[start..<start + Self.recordBytes])))
             }
             return result
         }

@@ -59,10 +59,12 @@ public struct ValueSearch: Hashable, Sendable {
         values.compactMap { value in
             switch value {
             case .template(let template):
-                return mayHold(template) ? SearchTerm(hash: template.withUnsafeBytes { Hash.of($0, seed: valueField.seed) }) : nil
+                return mayHold(template)
+                    ? SearchTerm(hash: template.withUnsafeBytes { Hash.of($0, seed: valueField.seed) }) : nil
             case .numbers(let first, let last):
                 guard mayHold(first, last) else { return nil }
-                return first == last && rangeField == nil ? valueField.term(first) : (rangeField ?? valueField).term(first)
+                return first == last && rangeField == nil
+                    ? valueField.term(first) : (rangeField ?? valueField).term(first)
             }
         }
     }
@@ -167,7 +169,8 @@ private struct Planner {
             let flag = SearchPlan.flag(.url, true)
             return .every([text(SearchField(.url), "http.url", flag, test.condition), urlDigits(test.condition)])
         case .httpMethod: return text(SearchField(.method), "http.method", .flag(.method, true), test.condition)
-        case .httpUserAgent: return text(SearchField(.userAgent), "http.useragent", .flag(.userAgent, true), test.condition)
+        case .httpUserAgent:
+            return text(SearchField(.userAgent), "http.useragent", .flag(.userAgent, true), test.condition)
         case .httpClientIP: return text(SearchField(.clientIP), "http.clientip", .flag(.clientIP, true), test.condition)
         case .accountID: return text(SearchField(.accountID), "account.id", .all, test.condition)
         case .user, .availabilityZone, .instanceID, .resourceARN, .annotation: return anywhere(test)
@@ -245,7 +248,9 @@ private struct Planner {
         switch literal {
         case .string(let value):
             // An indexed value may be the first part of what was sent, so a longer literal still meets its own first part only.
-            return text(SearchField(.annotationText, key: key), "annotation[\(key)]", presence, .compares(comparison, .string(value)))
+            return text(
+                SearchField(.annotationText, key: key), "annotation[\(key)]", presence,
+                .compares(comparison, .string(value)))
         case .bool(let value):
             let wanted = comparison == .notEqual ? !value : value
             return .term(SearchField(.annotationFlag, key: key).term(wanted), label: "annotation[\(key)] = \(wanted)")
@@ -304,7 +309,8 @@ private struct Planner {
                 parts.append(.term(SearchField(.nodeType).term(type.value), label: "a node of type \"\(type.value)\""))
             }
             if let account = selector.accountID {
-                parts.append(.term(SearchField(.accountID).term(account.value), label: "a node of account \"\(account.value)\""))
+                parts.append(
+                    .term(SearchField(.accountID).term(account.value), label: "a node of account \"\(account.value)\""))
             }
         }
         return .every(parts)
@@ -320,7 +326,9 @@ private struct Planner {
             node(selector),
             self.body(body) { kind, bit in
                 let field = SearchField(kind)
-                guard let name = selector?.name?.value else { return .term(field.presence, label: "a node with \(bit)") }
+                guard let name = selector?.name?.value else {
+                    return .term(field.presence, label: "a node with \(bit)")
+                }
                 return .term(field.term(name), label: "node \"\(name)\" with \(bit)")
             },
         ])
@@ -345,7 +353,8 @@ private struct Planner {
                 case .nodeError: field = SearchField(.edgeError)
                 default: field = SearchField(.edgeThrottle)
                 }
-                return .term(field.term(source, destination), label: "edge \"\(source)\" → \"\(destination)\" with \(bit)")
+                return .term(
+                    field.term(source, destination), label: "edge \"\(source)\" → \"\(destination)\" with \(bit)")
             })
         return .every(parts)
     }
@@ -384,7 +393,9 @@ private struct Planner {
         case (_, .entity):
             names = causes(body) { .term(SearchField(.causeEntity).term($0), label: "a cause's entity \"\($0)\"") }
         case (_, .exception):
-            names = causes(body) { .term(SearchField(.causeException).term($0), label: "a cause's exception \"\($0)\"") }
+            names = causes(body) {
+                .term(SearchField(.causeException).term($0), label: "a cause's exception \"\($0)\"")
+            }
         }
         switch kind {
         case .fault: return .every([.flag(.faultFlag, true), names])
@@ -398,7 +409,9 @@ private struct Planner {
         case .and(let parts): return .every(parts.map { causes($0, name: name) })
         case .or(let parts): return .any(parts.map { causes($0, name: name) })
         case .test(let test):
-            guard test.keyword == .name, case .compares(.equal, .string(let value)) = test.condition else { return .all }
+            guard test.keyword == .name, case .compares(.equal, .string(let value)) = test.condition else {
+                return .all
+            }
             return name(value.value)
         default: return .all
         }
@@ -433,7 +446,8 @@ extension SearchPlan: CustomStringConvertible {
         case .none: lines.append(indent + "no trace")
         case .term(_, let label), .values(_, let label): lines.append(indent + label)
         case .flag(let flag, let isSet): lines.append(indent + (isSet ? "" : "not ") + "\(flag)")
-        case .responseTime(let range): lines.append(indent + "response time in steps \(range.lowerBound) to \(range.upperBound)")
+        case .responseTime(let range):
+            lines.append(indent + "response time in steps \(range.lowerBound) to \(range.upperBound)")
         case .duration(let range): lines.append(indent + "duration in steps \(range.lowerBound) to \(range.upperBound)")
         case .and(let parts):
             lines.append(indent + "all of")

@@ -236,7 +236,9 @@ extension SearchSegmentBuilder {
     }
 
     private mutating func addTimes(_ forest: Forest, _ trace: inout Trace) {
-        if let time = forest.responseTime(of: forest.root) { trace.responseStep = TimeStep.of(millis: roundedMillis(time)) }
+        if let time = forest.responseTime(of: forest.root) {
+            trace.responseStep = TimeStep.of(millis: roundedMillis(time))
+        }
         if !forest.hasOpenEntity, let time = forest.traceDuration {
             trace.durationStep = TimeStep.of(millis: roundedMillis(time))
         }

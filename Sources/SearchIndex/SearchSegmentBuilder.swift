@@ -159,7 +159,8 @@ extension SearchSegmentBuilder {
             for ordinal in 0..<count where isKept[ordinal] {
                 let start = ordinal * SearchSegment.recordBytes
                 var trace = Trace(
-                    record: try SearchRecord(UnsafeRawBufferPointer(rebasing: bytes[start..<start + SearchSegment.recordBytes])))
+                    record: try SearchRecord(
+                        UnsafeRawBufferPointer(rebasing: bytes[start..<start + SearchSegment.recordBytes])))
                 for flag in 0..<SearchFlag.slots
                 where segment.columns[flag * bitmapBytes + ordinal >> 3] >> UInt8(ordinal & 7) & 1 == 1 {
                     trace.flags |= 1 << UInt16(flag)

@@ -32,7 +32,9 @@ public struct TraceSet: Sendable, Hashable {
     /// Number of members among the ordinals of a block (`SearchSegment.blockTraces`).
     public func count(inBlock block: Int) -> Int {
         let start = block * SearchSegment.blockTraces / 64
-        return words[start..<min(start + SearchSegment.blockTraces / 64, words.count)].reduce(0) { $0 + $1.nonzeroBitCount }
+        return words[start..<min(start + SearchSegment.blockTraces / 64, words.count)].reduce(0) {
+            $0 + $1.nonzeroBitCount
+        }
     }
 
     /// Members among the ordinals of a block, ascending.

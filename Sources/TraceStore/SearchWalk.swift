@@ -62,7 +62,9 @@ struct SearchWalk {
                         let count = set.count(inBlock: number)
                         guard count > 0 else { continue }
                         pending.append(
-                            Block(newest: min(marks[number], upper), segment: evaluated + offset, number: number, count: count))
+                            Block(
+                                newest: min(marks[number], upper), segment: evaluated + offset, number: number,
+                                count: count))
                         pendingCount += count
                     }
                     sets.append(set)
@@ -88,13 +90,16 @@ struct SearchWalk {
             let settled = isLast ? found.count : found.count { $0.clock > bound }
             if settled >= limit || isLast {
                 found.sort { ($1.clock, $0.id) < ($0.clock, $1.id) }
-                return SearchPage(candidates: Array(found.prefix(min(limit, settled))), isLast: isLast && found.count <= limit)
+                return SearchPage(
+                    candidates: Array(found.prefix(min(limit, settled))), isLast: isLast && found.count <= limit)
             }
         }
     }
 
     private func isWanted(_ candidate: SummaryCandidate) -> Bool {
-        guard candidate.clock >= window.lowerBound * 1_000_000, candidate.clock < window.upperBound * 1_000_000 else { return false }
+        guard candidate.clock >= window.lowerBound * 1_000_000, candidate.clock < window.upperBound * 1_000_000 else {
+            return false
+        }
         guard let after else { return true }
         return (after.clock, candidate.id) > (candidate.clock, after.id)
     }
@@ -105,7 +110,8 @@ struct SearchWalk {
         _ places: [(segment: Int, ordinal: Int)], _ infos: [SegmentInfo]
     ) async throws(SearchWalkError) -> [SummaryCandidate] {
         guard !places.isEmpty else { return [] }
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             SELECT p.record, t.root_second, t.root_micros
             FROM \(Self.recordsInput)
             LEFT JOIN LATERAL (
@@ -170,7 +176,8 @@ struct SearchWalk {
     // MARK: Receipts and ends
 
     /// The clock depends on the window, so all candidates are looked up and sorted. Nil: there are too many of them.
-    func byMovingClock(_ clock: String, kind: Int, _ infos: [SegmentInfo]) async throws(SearchWalkError) -> SearchPage? {
+    func byMovingClock(_ clock: String, kind: Int, _ infos: [SegmentInfo]) async throws(SearchWalkError) -> SearchPage?
+    {
         var places: [(segment: Int, ordinal: Int)] = []
         var start = 0
         while start < infos.count {
@@ -184,7 +191,8 @@ struct SearchWalk {
             start += group.count
         }
         guard !places.isEmpty else { return SearchPage(candidates: [], isLast: true) }
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             WITH found AS MATERIALIZED (SELECT substring(p.record FROM 1 FOR 16) AS id FROM \(Self.recordsInput))
             SELECT c.trace_id, c.second, c.micros, (SELECT count(*) FROM found) FROM (
                 SELECT t.trace_id, m.second, m.micros FROM (SELECT DISTINCT id FROM found) f
@@ -216,7 +224,8 @@ struct SearchWalk {
         var found: [SummaryCandidate] = []
         for row in 0..<rows.rowCount where !rows.isNull(row, 0) {
             found.append(
-                SummaryCandidate(id: TraceID(rows.uuid(row, 0)), clock: rows.int(row, 1) &* 1_000_000 &+ rows.int(row, 2)))
+                SummaryCandidate(
+                    id: TraceID(rows.uuid(row, 0)), clock: rows.int(row, 1) &* 1_000_000 &+ rows.int(row, 2)))
         }
         return SearchPage(candidates: Array(found.prefix(limit)), isLast: found.count <= limit)
     }
@@ -294,7 +303,8 @@ struct SearchWalk {
         """
 
     private func partsStatement(_ infos: [SegmentInfo], _ needs: SearchNeeds) -> PostgresStatement {
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             SELECT k.number, p.kind, p.number, p.part FROM \(Self.segmentsInput)
             CROSS JOIN LATERAL (
                 SELECT 0 AS kind, q.slice AS number,
@@ -323,7 +333,8 @@ struct SearchWalk {
     }
 
     private func slicesStatement(_ slices: [(segment: Int, slice: Int)], _ infos: [SegmentInfo]) -> PostgresStatement {
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             SELECT k.number, w.slice,
                 substring(s.postings FROM s.slice_offsets[w.slice + 1] + 1
                           FOR s.slice_offsets[w.slice + 2] - s.slice_offsets[w.slice + 1])

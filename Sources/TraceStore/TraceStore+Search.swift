@@ -78,12 +78,14 @@ extension TraceStore {
         segments.map {
             insertStatement(
                 $0.segment, account: $0.account,
-                key: SegmentKey(hour: $0.hour, partition: Int32(clamping: $0.partition), level: 0, lastOffset: $0.lastOffset))
+                key: SegmentKey(
+                    hour: $0.hour, partition: Int32(clamping: $0.partition), level: 0, lastOffset: $0.lastOffset))
         }
     }
 
     private func insertStatement(_ segment: SearchSegment, account: AccountID, key: SegmentKey) -> PostgresStatement {
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             INSERT INTO search_segments (account, hour, partition, level, last_offset, root_first, root_last, receipt_first,
                 receipt_last, end_first, end_last, trace_count, slice_bits, has_all_fields, marks, slice_offsets, records,
                 columns, postings)
@@ -137,7 +139,9 @@ extension TraceStore {
         guard plan != .all else { return nil }
         // A segment may be merged away between two reads: begin again with those that are there now.
         for _ in 0..<10 {
-            guard let infos = try await segments(account: account, rangeType: rangeType, window: window) else { return nil }
+            guard let infos = try await segments(account: account, rangeType: rangeType, window: window) else {
+                return nil
+            }
             let walk = SearchWalk(store: self, account: account, plan: plan, window: window, after: after, limit: limit)
             do {
                 switch rangeType {
@@ -186,7 +190,8 @@ extension TraceStore {
             case .event: "receipt"
             case .service: "end"
             }
-        var find = PostgresStatement("""
+        var find = PostgresStatement(
+            """
             SELECT hour, partition, level, last_offset, trace_count, slice_bits, has_all_fields, root_first, root_last, marks
             FROM search_segments WHERE account = $1 AND \(clock)_last >= $2 AND \(clock)_first < $3
             ORDER BY root_last DESC, hour, partition, level, last_offset
@@ -195,7 +200,8 @@ extension TraceStore {
         find.bind(window.lowerBound)
         find.bind(window.upperBound)
         // A trace received before is found by its root start or end wherever that lies.
-        var starts = PostgresStatement("""
+        var starts = PostgresStatement(
+            """
             SELECT 1 FROM search_starts s WHERE s.account = $1
                 AND EXISTS (SELECT FROM traces t WHERE t.account = $1 AND t.event_second <= s.unindexed_through)
             """)
@@ -232,7 +238,8 @@ extension TraceStore {
     /// - Returns: number of rows that went.
     public func mergeSearchSegments(now: Int64) async throws -> Int {
         let crowds = try await ask(
-            PostgresStatement("""
+            PostgresStatement(
+                """
                 SELECT account, hour, count(*) FROM search_segments WHERE trace_count < \(SearchSegment.maxTraces / 2)
                 GROUP BY account, hour HAVING count(*) > 1 ORDER BY count(*) DESC LIMIT 500
                 """))
@@ -249,7 +256,8 @@ extension TraceStore {
     private static let mergedAtOnce = 8
 
     private func mergeHour(account: AccountID, hour: Int64, isOver: Bool) async throws -> Int {
-        var read = PostgresStatement("""
+        var read = PostgresStatement(
+            """
             SELECT partition, level, last_offset, trace_count FROM search_segments
             WHERE account = $1 AND hour = $2 AND trace_count < \(SearchSegment.maxTraces / 2)
             ORDER BY trace_count, last_offset, partition
@@ -292,7 +300,8 @@ extension TraceStore {
         else { return 0 }
         var key = newest
         key.level = (keys.map(\.level).max() ?? 0) + 1
-        var delete = PostgresStatement("""
+        var delete = PostgresStatement(
+            """
             WITH gone AS (
                 DELETE FROM search_segments s USING unnest($2::int8[], $3::int4[], $4::int2[], $5::int8[])
                     AS k (hour, partition, level, last_offset)
@@ -312,8 +321,11 @@ extension TraceStore {
         return keys.count - 1
     }
 
-    private func wholeSegments(_ keys: [SegmentKey], account: AccountID) async throws(TraceStoreError) -> [SearchSegment] {
-        var read = PostgresStatement("""
+    private func wholeSegments(_ keys: [SegmentKey], account: AccountID) async throws(TraceStoreError)
+        -> [SearchSegment]
+    {
+        var read = PostgresStatement(
+            """
             SELECT s.trace_count, s.slice_bits, s.has_all_fields, s.root_first, s.root_last, s.receipt_first, s.receipt_last,
                 s.end_first, s.end_last, array_to_string(s.slice_offsets, ','), s.records, s.columns, s.postings
             FROM unnest($2::int8[], $3::int4[], $4::int2[], $5::int8[]) AS k (hour, partition, level, last_offset)

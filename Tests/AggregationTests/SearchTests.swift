@@ -81,7 +81,8 @@ extension AggregationTests {
         // Roots on both sides of hours.
         generator.spreadSeconds = 3 * 3_600
         let traces = generator.traces(70, startSecond: startSecond)
-        let plain = generator.random.chance(50) ? generator.shuffledLog(of: traces) : generator.interleavedLog(of: traces)
+        let plain =
+            generator.random.chance(50) ? generator.shuffledLog(of: traces) : generator.interleavedLog(of: traces)
         var texts = FilterTexts(random: generator.random)
         let log = plain.map { texts.decorate($0) }
         random = texts.random
@@ -94,7 +95,10 @@ extension AggregationTests {
                 try await world.append(Array(log[next..<stop]))
                 next = stop
                 try await world.foldEverything(options)
-                if random.chance(60) { _ = try await world.store.mergeSearchSegments(now: startSecond / 3_600 + Int64.random(in: 0...10, using: &random)) }
+                if random.chance(60) {
+                    _ = try await world.store.mergeSearchSegments(
+                        now: startSecond / 3_600 + Int64.random(in: 0...10, using: &random))
+                }
 
                 let forests = try await allForests(world.store)
                 let facts = forests.map { TraceFacts(forest: $0) }
@@ -104,14 +108,17 @@ extension AggregationTests {
                     let text = texts.expression()
                     let expression = try FilterExpression(parsing: text)
                     for rangeType in TimeRangeType.allCases {
-                        let from = startSecond - 5 + (random.chance(40) ? 0 : Int64.random(in: 0..<11_000, using: &random))
-                        let window = from..<from + (random.chance(40) ? 40_000 : Int64.random(in: 1...4_000, using: &random))
+                        let from =
+                            startSecond - 5 + (random.chance(40) ? 0 : Int64.random(in: 0..<11_000, using: &random))
+                        let window =
+                            from..<from + (random.chance(40) ? 40_000 : Int64.random(in: 1...4_000, using: &random))
                         let wanted = expected(expression, facts, forests, rangeType, window)
                         let result = try await found(
                             expression, byID, world.store, rangeType, window, pageSize: random.pick([1, 3, 10, 100]))
                         if result.matches != wanted {
                             Issue.record(
-                                "seed \(random.seed), \(rangeType) \(window): \(text)\nfound \(result.matches.count), expected \(wanted.count)")
+                                "seed \(random.seed), \(rangeType) \(window): \(text)\nfound \(result.matches.count), expected \(wanted.count)"
+                            )
                         }
                         if result.isNarrowed { narrowed += 1 }
                     }
@@ -126,14 +133,20 @@ extension AggregationTests {
         try await withWorld(partitionCount: 2) { (world) async throws in
             var options = AggregatorOptions.quick
             options.batchRecords = 3
-            try await world.append((0..<200).map { document(trace: $0, id: $0 + 1, name: "web", start: Double($0) / 10, end: 90, more: #""user":"u\#($0 % 10)""#) })
+            try await world.append(
+                (0..<200).map {
+                    document(
+                        trace: $0, id: $0 + 1, name: "web", start: Double($0) / 10, end: 90,
+                        more: #""user":"u\#($0 % 10)""#)
+                })
             try await world.foldEverything(options)
             let expression = try FilterExpression(parsing: "user = \"u3\"")
             let plan = SearchPlan(expression, groups: .none)
             let window = startSecond..<startSecond + 100
             func count(_ rangeType: TimeRangeType) async throws -> Int {
                 try await world.store.searchPage(
-                    account: account, rangeType: rangeType, window: window, plan: plan, after: nil, limit: 1_000)?.candidates.count ?? -1
+                    account: account, rangeType: rangeType, window: window, plan: plan, after: nil, limit: 1_000)?
+                    .candidates.count ?? -1
             }
             let merging = Task {
                 var removed = 0
@@ -156,9 +169,11 @@ extension AggregationTests {
             func record(_ trace: Int, id: Int, received: Micros) -> LogRecord {
                 let text = document(trace: trace, id: id, name: "web", more: #""user":"u""#)
                 return LogRecord(
-                    traceID: traceID(trace), account: account, receivedAt: received, source: .http, value: Array(text.utf8))
+                    traceID: traceID(trace), account: account, receivedAt: received, source: .http,
+                    value: Array(text.utf8))
             }
-            try await world.log.append(LogRecordBatch([record(1, id: 1, received: now), record(2, id: 2, received: now)]))
+            try await world.log.append(
+                LogRecordBatch([record(1, id: 1, received: now), record(2, id: 2, received: now)]))
             try await world.foldEverything()
             try await world.log.append(
                 LogRecordBatch([record(2, id: 3, received: now + 3 * day), record(3, id: 4, received: now + 3 * day)]))
@@ -166,7 +181,8 @@ extension AggregationTests {
             let plan = SearchPlan(try FilterExpression(parsing: "user = \"u\""), groups: .none)
             func ids() async throws -> Set<TraceID> {
                 let page = try await world.store.searchPage(
-                    account: account, rangeType: .traceID, window: startSecond..<startSecond + 10, plan: plan, after: nil,
+                    account: account, rangeType: .traceID, window: startSecond..<startSecond + 10, plan: plan,
+                    after: nil,
                     limit: 10)
                 return Set(try #require(page).candidates.map(\.id))
             }

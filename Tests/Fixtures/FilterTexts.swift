@@ -8,20 +8,26 @@ public struct FilterTexts: Sendable {
 
     private static let users = ["alice", "bob", "user-17", "user-171", "caf\u{e9}", "cafe\u{301}"]
     private static let urls = [
-        "http://shop.example.com/api/orders/17", "http://shop.example.com/api/orders/171?x=1", "http://shop.example.com/",
+        "http://shop.example.com/api/orders/17", "http://shop.example.com/api/orders/171?x=1",
+        "http://shop.example.com/",
         "http://a/b", "", "http://shop.example.com/api/v2/cart",
     ]
-    private static let parts = ["/api/", "orders/17", "orders/171", "0171", "7", "17", "x=", "", "shop", "http://shop.example.com/api/orders/1", "zzz"]
+    private static let parts = [
+        "/api/", "orders/17", "orders/171", "0171", "7", "17", "x=", "", "shop", "http://shop.example.com/api/orders/1",
+        "zzz",
+    ]
     private static let methods = ["GET", "POST", "PUT"]
     private static let keys = ["tenant", "age", "vip", "aws.local.operation", "load"]
     private static let texts = ["acme", "globex", "tenant-12", "tenant-120", "31", "true", ""]
     private static let numbers = ["31", "25", "0", "-3.5", "1000000", "0.1", "12.75", "13"]
     private static let names = [
-        "web", "orders", "billing", "stock", "worker", "caf\u{e9}", "cafe\u{301}", "orders-table", "jobs", "DynamoDB", "images",
+        "web", "orders", "billing", "stock", "worker", "caf\u{e9}", "cafe\u{301}", "orders-table", "jobs", "DynamoDB",
+        "images",
         "orders.internal", "pay.example.com", "orders@db.internal", "nowhere",
     ]
     private static let types = [
-        "AWS::EC2::Instance", "AWS::ECS::Container", "AWS::Lambda", "AWS::DynamoDB::Table", "remote", "client", "AWS::S3::Bucket",
+        "AWS::EC2::Instance", "AWS::ECS::Container", "AWS::Lambda", "AWS::DynamoDB::Table", "remote", "client",
+        "AWS::S3::Bucket",
     ]
     private static let accounts = ["123456789012", "444455556666", "999988887777"]
 
@@ -39,11 +45,13 @@ public struct FilterTexts: Sendable {
         }
         if random.chance(30) {
             fields.append(
-                #""aws":{"ec2":{"instance_id":"i-0\#(Int.random(in: 0...3, using: &random))","availability_zone":"us-west-2a"}}"#)
+                #""aws":{"ec2":{"instance_id":"i-0\#(Int.random(in: 0...3, using: &random))","availability_zone":"us-west-2a"}}"#
+            )
         }
         if random.chance(20) { fields.append(#""resource_arn":"arn:aws:lambda:us-west-2:1:function:thumb""#) }
         if random.chance(15) {
-            fields.append(#""cause":{"exceptions":[{"id":"00000000000000ab","type":"HttpError","message":"upstream 503"}]}"#)
+            fields.append(
+                #""cause":{"exceptions":[{"id":"00000000000000ab","type":"HttpError","message":"upstream 503"}]}"#)
         }
         if random.chance(60) {
             let values = (0..<Int.random(in: 1...3, using: &random)).map { _ in
@@ -98,8 +106,10 @@ public struct FilterTexts: Sendable {
         if depth < 3 {
             switch Int.random(in: 0..<8, using: &random) {
             case 0: return "!(\(bodyTest(isEdge: isEdge, depth: depth + 1)))"
-            case 1: return "\(bodyTest(isEdge: isEdge, depth: depth + 1)) AND \(bodyTest(isEdge: isEdge, depth: depth + 1))"
-            case 2: return "\(bodyTest(isEdge: isEdge, depth: depth + 1)) OR \(bodyTest(isEdge: isEdge, depth: depth + 1))"
+            case 1:
+                return "\(bodyTest(isEdge: isEdge, depth: depth + 1)) AND \(bodyTest(isEdge: isEdge, depth: depth + 1))"
+            case 2:
+                return "\(bodyTest(isEdge: isEdge, depth: depth + 1)) OR \(bodyTest(isEdge: isEdge, depth: depth + 1))"
             default: break
             }
         }
@@ -126,7 +136,8 @@ public struct FilterTexts: Sendable {
         case 1: return "\(key) = \(random.pick(["true", "false"]))"
         case 2: return "\(key) \(random.pick(["=", "!=", "<", "<=", ">", ">="])) \(random.pick(Self.numbers))"
         default:
-            return #"\#(key) \#(random.pick(["=", "!=", "CONTAINS", "BEGINSWITH", "ENDSWITH"])) "\#(random.pick(Self.texts))""#
+            return
+                #"\#(key) \#(random.pick(["=", "!=", "CONTAINS", "BEGINSWITH", "ENDSWITH"])) "\#(random.pick(Self.texts))""#
         }
     }
 
@@ -135,17 +146,27 @@ public struct FilterTexts: Sendable {
         let order = random.pick(["=", "!=", "<", "<=", ">", ">="])
         switch Int.random(in: 0..<16, using: &random) {
         case 0, 1: return random.pick(["ok", "fault", "error", "throttle", "partial", "inferred"])
-        case 2: return "\(random.pick(["ok", "fault", "partial"])) \(random.pick(["=", "!="])) \(random.pick(["true", "false"]))"
+        case 2:
+            return
+                "\(random.pick(["ok", "fault", "partial"])) \(random.pick(["=", "!="])) \(random.pick(["true", "false"]))"
         case 3, 4:
-            return "\(random.pick(["responsetime", "duration"])) \(order) \(random.pick(["0", "0.05", "0.2", "1", "5.5", "60", "0.399"]))"
-        case 5: return random.pick(["responsetime", "duration", "http.status", "user", "http.url", "http.method", "instance.id"])
+            return
+                "\(random.pick(["responsetime", "duration"])) \(order) \(random.pick(["0", "0.05", "0.2", "1", "5.5", "60", "0.399"]))"
+        case 5:
+            return random.pick([
+                "responsetime", "duration", "http.status", "user", "http.url", "http.method", "instance.id",
+            ])
         case 6: return "http.status \(order) \(random.pick(["200", "404", "429", "500", "404.5"]))"
         case 7: return #"http.url \#(equality) "\#(random.pick(Self.urls + Self.parts))""#
         case 8: return #"http.method \#(equality) "\#(random.pick(Self.methods))""#
         case 9, 10: return #"user \#(equality) "\#(random.pick(Self.users + Self.parts))""#
         case 11: return #"instance.id \#(equality) "i-0\#(Int.random(in: 0...4, using: &random))""#
         case 12: return #"account.id \#(equality) "\#(random.pick(Self.accounts))""#
-        case 13: return random.pick([#"resource.arn ENDSWITH ":thumb""#, #"availabilityzone = "us-west-2a""#, #"http.clientip = "10.0.0.1""#, #"http.useragent BEGINSWITH "curl""#])
+        case 13:
+            return random.pick([
+                #"resource.arn ENDSWITH ":thumb""#, #"availabilityzone = "us-west-2a""#, #"http.clientip = "10.0.0.1""#,
+                #"http.useragent BEGINSWITH "curl""#,
+            ])
         default: return annotation()
         }
     }

@@ -18,7 +18,8 @@ private struct World {
         let parser = SegmentParser()
         for generated in generator.traces(traces, startSecond: 1_700_000_000) {
             var trace = Trace(id: try #require(TraceID(parsing: generated.id)), account: account)
-            let documents = generated.documents.prefix(Int.random(in: 1...max(1, generated.documents.count), using: &random))
+            let documents = generated.documents.prefix(
+                Int.random(in: 1...max(1, generated.documents.count), using: &random))
             for (number, document) in documents.enumerated() {
                 let bytes = Array(texts.decorate(document).utf8)
                 guard let parsed = try? parser.parse(bytes) else { continue }
@@ -76,7 +77,9 @@ func `what a plan lets through contains every match`(run: Int) throws {
     var random = SeededGenerator(printingSeedFor: "merge")
     let world = try World(&random, traces: 60)
     var segments: [SearchSegment] = []
-    for version in [3, 1, 2] { segments.append(try #require(world.segment(version * 10..<30 + version * 10, version: version))) }
+    for version in [3, 1, 2] {
+        segments.append(try #require(world.segment(version * 10..<30 + version * 10, version: version)))
+    }
     let records = try #require(try SearchSegment.merge(segments)).allRecords()
     let rooted = world.forests[10..<60].filter { $0.root >= 0 }
     #expect(Set(records.map(\.id)) == Set(rooted.map(\.trace.id)))
@@ -90,8 +93,10 @@ func `what a plan lets through contains every match`(run: Int) throws {
 }
 
 @Test(arguments: [
-    ("annotation.tenant = \"tenant-12\"", 1), ("user = \"alice\"", 1), ("fault", 1), ("!fault", 1), ("http.url CONTAINS \"/api/\"", 2),
-    ("service(\"orders\") { fault }", 2), ("responsetime > 5 AND !partial", 2), ("!(user = \"alice\")", 0), ("service()", 0),
+    ("annotation.tenant = \"tenant-12\"", 1), ("user = \"alice\"", 1), ("fault", 1), ("!fault", 1),
+    ("http.url CONTAINS \"/api/\"", 2),
+    ("service(\"orders\") { fault }", 2), ("responsetime > 5 AND !partial", 2), ("!(user = \"alice\")", 0),
+    ("service()", 0),
 ])
 func `a plan has the leaves that narrow`(text: String, leaves: Int) throws {
     let plan = SearchPlan(try FilterExpression(parsing: text), groups: .none)
@@ -113,11 +118,13 @@ extension SearchPlan {
     var random = SeededGenerator(printingSeedFor: "damage")
     let world = try World(&random, traces: 80)
     let segment = try #require(world.segment(0..<80))
-    let plan = SearchPlan(try FilterExpression(parsing: "user CONTAINS \"a\" AND annotation.age > 3 OR service(\"web\")"), groups: .none)
+    let plan = SearchPlan(
+        try FilterExpression(parsing: "user CONTAINS \"a\" AND annotation.age > 3 OR service(\"web\")"), groups: .none)
     for _ in 0..<2_000 {
         var damaged = segment
         for _ in 0..<Int.random(in: 1...4, using: &random) {
-            damaged.postings[Int.random(in: 0..<damaged.postings.count, using: &random)] = UInt8.random(in: 0...255, using: &random)
+            damaged.postings[Int.random(in: 0..<damaged.postings.count, using: &random)] = UInt8.random(
+                in: 0...255, using: &random)
         }
         _ = try? damaged.traces(plan)
         _ = try? SearchSegment.merge([damaged, segment])
