@@ -33,6 +33,11 @@ let lifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "sw
 let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
 let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
 let nioHTTP1 = Target.Dependency.product(name: "NIOHTTP1", package: "swift-nio")
+let nioTLS = Target.Dependency.product(name: "NIOTLS", package: "swift-nio")
+let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
+let nioHTTP2 = Target.Dependency.product(name: "NIOHTTP2", package: "swift-nio-http2")
+let nioHPACK = Target.Dependency.product(name: "NIOHPACK", package: "swift-nio-http2")
+let unixSignals = Target.Dependency.product(name: "UnixSignals", package: "swift-service-lifecycle")
 
 let package = Package(
     name: "beamline",
@@ -41,6 +46,8 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+        .package(url: "https://github.com/apple/swift-nio-http2", from: "1.46.0"),
         .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -74,7 +81,8 @@ let package = Package(
 
         // Roles.
         module("APIServer", ["AccessControl", "XRayAPI", "Segments", "JSONText", "Observability", "CZlib",
-                             hummingbird, hummingbirdCore, nioPosix, nioCore, nioHTTP1, crypto, logging, lifecycle]),
+                             hummingbird, hummingbirdCore, nioPosix, nioCore, nioHTTP1, nioTLS, nioSSL, nioHTTP2, nioHPACK,
+                             unixSignals, crypto, logging, lifecycle]),
         module("Ingest", ["SegmentLog", "AccessControl", "APIServer", "XRayAPI", "Segments", "JSONText", "Observability",
                           nioPosix, nioCore, logging, lifecycle]),
         module("Aggregation", ["SegmentLog", "TraceStore", "PostgreSQL", "Segments", "TraceAssembly", "ServiceGraph", "SearchIndex", "Observability", logging, lifecycle]),
@@ -92,9 +100,11 @@ let package = Package(
                 hummingbird, logging, lifecycle, crypto, nioCore,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Configuration", package: "swift-configuration"),
-                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
+                unixSignals,
             ],
-            swiftSettings: settings),
+            swiftSettings: settings,
+            // The allocator of the process: linking it replaces malloc (a tenth less processor time per document).
+            linkerSettings: [.linkedLibrary("mimalloc")]),
 
         // Tests: one target per module. Tests/Acceptance holds what drives the built program with real clients.
         .target(name: "Fixtures", path: "Tests/Fixtures", swiftSettings: testSettings),
@@ -111,7 +121,8 @@ let package = Package(
         tests(of: "PrivatePostgreSQL", [logging]),
         tests(of: "SegmentLog", ["PostgreSQL", "PrivatePostgreSQL", "Segments", logging]),
         tests(of: "TraceStore", ["PostgreSQL", "PrivatePostgreSQL", "AccessControl", "Segments", "TraceAssembly", "ServiceGraph", logging]),
-        tests(of: "APIServer", ["AccessControl", "XRayAPI", "Segments", "CZlib", nioCore, crypto, logging, lifecycle]),
+        tests(of: "APIServer", ["AccessControl", "XRayAPI", "Segments", "CZlib", nioPosix, nioCore, nioHTTP1, nioTLS, nioSSL, nioHTTP2, nioHPACK,
+                             crypto, logging, lifecycle]),
         tests(of: "Ingest"),
         tests(of: "Aggregation", ["Fixtures", "SegmentLog", "TraceStore", "SearchIndex", "FilterExpressions", "PostgreSQL", "PrivatePostgreSQL", "Observability",
                                   "Segments", "TraceAssembly", "ServiceGraph", logging]),

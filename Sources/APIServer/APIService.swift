@@ -12,19 +12,22 @@ import NIOCore
 import NIOHTTP1
 import NIOPosix
 import ServiceLifecycle
+import Synchronization
 import XRayAPI
 
 /// Called once per answered request: the operation's name (`Unknown` for paths that are none), the status, the seconds
 /// from its first byte to its answer. Called on event loops: it must not block.
 public typealias RequestObserver = @Sendable (_ operation: String, _ status: Int, _ seconds: Double) -> Void
 
-/// Serves operations over HTTP/1.1.
+/// Serves operations over HTTP/1.1, or over TLS with HTTP/2 and HTTP/1.1.
 public struct APIService: Service {
     private let configuration: APIServiceConfiguration
     private let responder: Responder
     private let observe: RequestObserver
     private let onListening: @Sendable (_ host: String, _ port: Int) async -> Void
     private let logger: Logger
+    /// Made by `run`, which can fail.
+    private let certificate = CurrentCertificate()
 
     /// - Parameters:
     ///   - operations: what the server answers; of two with the same path the later one counts.
@@ -50,8 +53,21 @@ public struct APIService: Service {
     /// Bytes of request bodies that are being read or worked on now.
     public var bytesInFlight: Int { responder.budget.usedBytes }
 
+    /// Reads the certificate and the key again; connections from now on get the new ones. When they cannot be used the
+    /// old ones stay, and the log says why. Nothing happens without TLS.
+    public func reloadCertificates() {
+        guard let files = configuration.tls, let certificate = certificate.value else { return }
+        do {
+            try certificate.reload()
+            logger.notice("read the certificate again", metadata: ["file": "\(files.certificatePath)"])
+        } catch {
+            logger.error("keeping the old certificate: \(error)")
+        }
+    }
+
     /// Serves until graceful shutdown.
-    /// - Throws: `APIServiceError` when the address cannot be listened on.
+    /// - Throws: `TLSFilesError` when the certificate or key cannot be used, `APIServiceError` when the address cannot be
+    ///   listened on.
     public func run() async throws {
         let shared = ConnectionContext(
             limits: configuration.limits, timeouts: configuration.timeouts, clock: configuration.clock,
@@ -59,8 +75,19 @@ public struct APIService: Service {
         let connections = min(configuration.limits.connections, max(64, OpenFiles.raiseLimit() - OpenFiles.reserved))
         var quietLogger = logger
         quietLogger.logLevel = max(logger.logLevel, .warning)  // the caller announces the address itself
+        let plain = APIChannel(shared: shared)
+        if let files = configuration.tls {
+            let certificate = try ServerCertificate(files, shutdownSeconds: configuration.timeouts.lingerSeconds)
+            self.certificate.value = certificate
+            try await serve(TLSChannel(connection: plain, certificate: certificate), connections, quietLogger)
+        } else {
+            try await serve(plain, connections, quietLogger)
+        }
+    }
+
+    private func serve(_ channel: some ServerChildChannel, _ connections: Int, _ quietLogger: Logger) async throws {
         let server = Server(
-            childChannelSetup: APIChannel(shared: shared),
+            childChannelSetup: channel,
             configuration: ServerConfiguration(
                 address: .hostname(configuration.host, port: configuration.port), backlog: 4096,
                 availableConnectionsDelegate: MaximumAvailableConnections(connections, logger: quietLogger)),
@@ -89,8 +116,18 @@ public struct APIServiceError: Error, CustomStringConvertible {
     }
 }
 
+/// The certificate once it is loaded. A service is a value; its copies share this.
+private final class CurrentCertificate: Sendable {
+    private let certificate = Mutex<ServerCertificate?>(nil)
+
+    var value: ServerCertificate? {
+        get { certificate.withLock { $0 } }
+        set { certificate.withLock { $0 = newValue } }
+    }
+}
+
 /// Sets up a connection and runs its requests.
-private struct APIChannel: ServerChildChannel {
+struct APIChannel: ServerChildChannel {
     struct Value: ServerChildChannelValue {
         let channel: any Channel
         let mailbox: Mailbox
@@ -110,12 +147,16 @@ private struct APIChannel: ServerChildChannel {
             try pipeline.configureHTTPServerPipeline(
                 withPipeliningAssistance: false, withErrorHandling: false, withOutboundHeaderValidation: false,
                 withEncoderConfiguration: .init(), withDecoderLimitConfiguration: decoderLimits)
-            let mailbox = Mailbox()
-            let handler = ConnectionHandler(shared: shared, mailbox: mailbox)
-            try pipeline.addHandler(handler)
-            return Value(
-                channel: channel, mailbox: mailbox, handler: NIOLoopBound(handler, eventLoop: channel.eventLoop))
+            return try addHandler(to: channel)
         }
+    }
+
+    /// The end of the pipeline: of a connection, or of a stream of HTTP/2.
+    func addHandler(to channel: any Channel) throws -> Value {
+        let mailbox = Mailbox()
+        let handler = ConnectionHandler(shared: shared, mailbox: mailbox)
+        try channel.pipeline.syncOperations.addHandler(handler)
+        return Value(channel: channel, mailbox: mailbox, handler: NIOLoopBound(handler, eventLoop: channel.eventLoop))
     }
 
     /// The connection's task: one request after the other until the connection is closed.
@@ -143,7 +184,6 @@ private final class AcceptErrorHandler: ChannelDuplexHandler, @unchecked Sendabl
 
     private let logger: Logger
     private var isPausing = false
-    private var isReadHeld = false
 
     init(logger: Logger) { self.logger = logger }
 
@@ -158,18 +198,14 @@ private final class AcceptErrorHandler: ChannelDuplexHandler, @unchecked Sendabl
         context.eventLoop.scheduleTask(in: .milliseconds(100)) {
             let (handler, context) = isolated.value
             handler.isPausing = false
-            guard handler.isReadHeld else { return }
-            handler.isReadHeld = false
+            // Also when nobody asked meanwhile: an error after a connection was accepted in the same turn leaves the
+            // channel without a pending read (NIO reads again only after a turn without error).
             context.read()
         }
     }
 
     func read(context: ChannelHandlerContext) {
-        if isPausing {
-            isReadHeld = true
-        } else {
-            context.read()
-        }
+        if !isPausing { context.read() }
     }
 }
 

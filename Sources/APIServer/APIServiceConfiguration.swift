@@ -8,6 +8,8 @@ public struct APIServiceConfiguration: Sendable {
     public var host: String
     /// 0 lets the system choose (tests); the chosen one is passed to `onListening`.
     public var port: Int
+    /// Nil: plain HTTP/1.1. With files: TLS only, HTTP/2 and HTTP/1.1.
+    public var tls: TLSFiles?
     public var authentication: AuthenticationSettings
     /// `xray.example.test`: then `210987654321.xray.example.test` names account 210987654321. Nil turns that off.
     public var hostSuffix: String?
@@ -32,11 +34,15 @@ public struct APIServiceConfiguration: Sendable {
         public var headerCount = 128
         /// Connections beyond it wait in the listen queue. Lowered to what the process may open in files.
         public var connections = 16_384
+        /// Requests at once on one HTTP/2 connection.
+        public var streamsPerConnection = 256
 
         public init() {}
     }
 
     public struct Timeouts: Sendable {
+        /// From accepting a TLS connection to the end of its handshake.
+        public var handshakeSeconds = 10.0
         /// From the first byte of a request to its last; later: 408.
         public var requestSeconds = 20.0
         /// A connection without a request is closed after it.
@@ -65,7 +71,7 @@ public struct APIServiceConfiguration: Sendable {
     }
 
     public init(
-        host: String = "127.0.0.1", port: Int = 2000,
+        host: String = "127.0.0.1", port: Int = 2000, tls: TLSFiles? = nil,
         authentication: AuthenticationSettings = AuthenticationSettings(),
         hostSuffix: String? = nil, limits: Limits = Limits(), timeouts: Timeouts = Timeouts(),
         rateLimits: [OperationClass: RateLimit] = [:],
@@ -73,6 +79,7 @@ public struct APIServiceConfiguration: Sendable {
     ) {
         self.host = host
         self.port = port
+        self.tls = tls
         self.authentication = authentication
         self.hostSuffix = hostSuffix
         self.limits = limits

@@ -1,4 +1,4 @@
-// One HTTP/1.1 connection: turns the parts of the decoder into complete requests, hands them one at a time to the
+// One HTTP/1.1 connection, or one stream of HTTP/2 behind its codec: turns the parts of the decoder into complete requests, hands them one at a time to the
 // connection's task, and writes the answers. Everything of framing, sizes and time-outs is here; what a request means
 // is the responder's. Runs on the channel's event loop, except `Mailbox`, which connects it to the task.
 
@@ -107,12 +107,15 @@ final class ConnectionHandler: ChannelDuplexHandler {
     }
 
     func channelInactive(context: ChannelHandlerContext) {
+        let isTaskBusy = if case .handling(let exchange) = state { !exchange.isAnswerWritten } else { false }
         state = .closed
         pending.removeAll(keepingCapacity: false)
-        releaseBudget()
         timer?.task.cancel()
         timer = nil
-        mailbox.finish()
+        // The task of a request that is being handled still has the body; it releases the budget with its answer. Else
+        // whoever sends, cancels and sends again could make it hold any number of them.
+        let wasDropped = mailbox.finish()
+        if wasDropped || !isTaskBusy { releaseBudget() }
         context.fireChannelInactive()
     }
 
@@ -291,6 +294,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
 
     /// Writes the answer to the request that is being handled. Called by the task, on the event loop.
     func answer(_ response: OutgoingResponse) {
+        if case .closed = state { return releaseBudget() }
         guard let context, case .handling(var exchange) = state, !exchange.isAnswerWritten else { return }
         exchange.isAnswerWritten = true
         exchange.keepsAlive = exchange.keepsAlive && !isDraining && !isInputClosed
@@ -378,6 +382,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
         pending.removeAll(keepingCapacity: false)
         if isInputClosed { return context.close(promise: nil) }
         context.close(mode: .output, promise: nil)
+        guard case .lingering = state else { return }  // a stream is closed at once
         setDeadline(.closeLingering, in: shared.timeouts.lingerSeconds, context)
         resumeReading(context)
     }

@@ -32,13 +32,19 @@ final class Mailbox: Sendable {
     }
 
     /// No more requests: the connection is closed.
-    func finish() {
-        let waiting: UnsafeContinuation<IncomingRequest?, Never>? = state.withLock { state in
+    /// - Returns: whether a request that the task had not taken yet was thrown away.
+    @discardableResult
+    func finish() -> Bool {
+        let (waiting, wasFull): (UnsafeContinuation<IncomingRequest?, Never>?, Bool) = state.withLock { state in
             defer { state = .finished }
-            if case .waiting(let continuation) = state { return continuation }
-            return nil
+            return switch state {
+            case .waiting(let continuation): (continuation, false)
+            case .full: (nil, true)
+            case .empty, .finished: (nil, false)
+            }
         }
         waiting?.resume(returning: nil)
+        return wasFull
     }
 
     /// The next request, or nil when the connection is closed. Called by one task only.

@@ -17,6 +17,8 @@ struct FoldedBatch {
     var changed: [TraceKey] = []
     /// Traces whose links were evaluated.
     var consumers: [TraceKey] = []
+    /// Every trace the batch looked at: the cache has their state after it.
+    var touched: [TraceKey] = []
     var retractionCount = 0
     /// Entities of the touched traces that were there before the batch, and those that came with it.
     var knownEntityCount = 0
@@ -100,6 +102,9 @@ final class BatchFold {
         }
         writeBlocks(contributions, &result)
         result.rows.searchSegments = search.finish(positions: result.rows.positions)
+        // Two workers that write some of the same traces lock their rows in the same order.
+        result.rows.traces.sort { ($0.account.rawValue, $0.id) < ($1.account.rawValue, $1.id) }
+        result.touched = touched.map(\.key)
         // The tables have these only after the commit: until the next batch is folded they must not be read from there.
         // So the older ones make room, even if the batch alone is more than the cache should hold.
         cache.evict(room: touched.reduce(0) { $0 + TraceCache.weight(of: $1.state) })
@@ -115,6 +120,10 @@ final class BatchFold {
         for batch in batches {
             for entry in batch.entries {
                 result.recordCount += 1
+                if let reason = entry.poison {
+                    reject(entry, partition: batch.partition, code: "Poison", reason: reason, &result)
+                    continue
+                }
                 let key = TraceKey(account: entry.account, id: entry.traceID)
                 var record: Record?
                 if entry.kind == .document {
@@ -158,8 +167,8 @@ final class BatchFold {
         result.rows.inbox.append(
             InboxEntry(
                 account: entry.account, partition: partition, offset: entry.offset, receivedAt: entry.receivedAt,
-                code: code,
-                reason: reason, traceID: entry.traceID, document: Array(entry.value)))
+                code: code, reason: reason, traceID: entry.traceID == TraceID(high: 0, low: 0) ? nil : entry.traceID,
+                document: Array(entry.value)))
     }
 
     /// Reads the traces that the cache did not have; one that is not stored either is new.

@@ -59,7 +59,7 @@ struct LinkRecheck: Sendable {
                 continue
             }
             guard batch.nextOffset > offset else { break }
-            let touched = batch.entries.filter { $0.offset < state.position }
+            let touched = batch.entries.filter { $0.offset < state.position && $0.poison == nil }
             let keys = Array(Set(touched.map { TraceKey(account: $0.account, id: $0.traceID) }))
             try await run(changed: keys, consumers: keys)
             offset = batch.nextOffset

@@ -1,5 +1,6 @@
 // The slow work around the fold: merging graph blocks of quiet minutes, day partitions and retention, lag metrics.
-// Every step is a transaction of its own and may be repeated or interrupted.
+// Every step is a transaction of its own and may be repeated or interrupted. Of several workers one does it; if for a
+// moment two do, it does no harm. Each worker reports the lag of its own partitions.
 
 import Logging
 import Observability
@@ -11,6 +12,8 @@ import TraceStore
 
 public struct MaintenanceOptions: Sendable {
     public var retentionDays = 30
+    /// Days that the log is kept, for rebuilding; what is not folded yet stays in any case.
+    public var logRetentionDays = 30
     /// How often blocks are merged and metrics of the log refreshed.
     public var interval: Duration = .seconds(5)
     /// A minute is merged when it ended this long ago; late documents add deltas that the next rounds merge.
@@ -21,17 +24,20 @@ public struct MaintenanceOptions: Sendable {
 public struct Maintenance: Service {
     let log: any SegmentLog
     let store: TraceStore
+    let leases: LeaseKeeper?
     let options: MaintenanceOptions
     let metrics: Metrics
     let logger: Logger
     let clock: @Sendable () -> Micros
 
+    /// - Parameter leases: of this process; nil: there is no other worker.
     public init(
-        log: any SegmentLog, store: TraceStore, options: MaintenanceOptions, metrics: Metrics, logger: Logger,
-        clock: @escaping @Sendable () -> Micros
+        log: any SegmentLog, store: TraceStore, leases: LeaseKeeper? = nil, options: MaintenanceOptions,
+        metrics: Metrics, logger: Logger, clock: @escaping @Sendable () -> Micros
     ) {
         self.log = log
         self.store = store
+        self.leases = leases
         self.options = options
         self.metrics = metrics
         self.logger = logger
@@ -46,13 +52,14 @@ public struct Maintenance: Service {
                 do {
                     try await measure()
                     let day = Int(clock() / 86_400_000_000)
-                    if preparedDay != day {
+                    if preparedDay != day, isInCharge {
                         try await store.prepareDays(around: day)
                         try await store.removeDays(before: day - options.retentionDays)
+                        try await removeRecords()
                         preparedDay = day
                     }
-                    _ = try await store.mergeSearchSegments(now: clock() / 3_600_000_000)
-                    if round % 6 == 0 { try await compact() }
+                    if isInCharge { _ = try await store.mergeSearchSegments(now: clock() / 3_600_000_000) }
+                    if round % 6 == 0, isInCharge { try await compact() }
                 } catch is CancellationError {
                     break
                 } catch {
@@ -64,15 +71,34 @@ public struct Maintenance: Service {
         }
     }
 
-    /// Lag of every partition and size of the inbox, as metrics.
+    private var isInCharge: Bool { leases?.isFirstWorker ?? true }
+
+    /// What the partitions have beyond their positions.
+    /// - Parameter owned: only of these; nil: of all.
+    private func backlog(of owned: Set<Int>?) async throws -> [LogBacklog] {
+        let positions = try await store.positions().filter { owned?.contains($0.partition) ?? true }
+            .map { LogPosition(partition: $0.partition, offset: $0.position) }
+        return positions.isEmpty ? [] : try await log.backlog(beyond: positions)
+    }
+
+    /// Lag of this worker's partitions and size of the inbox, as metrics.
     private func measure() async throws {
-        let positions = try await store.positions().map { LogPosition(partition: $0.partition, offset: $0.position) }
         let now = clock()
-        for backlog in try await log.backlog(beyond: positions) {
-            let age = backlog.oldestReceipt.map { Duration.microseconds(max(0, now - $0)) } ?? .zero
-            metrics.lag(partition: backlog.partition, records: Int(backlog.recordCount), age: age)
+        let lags = try await backlog(of: leases?.ownedPartitions).map { backlog in
+            (
+                partition: backlog.partition, records: Int(backlog.recordCount),
+                age: backlog.oldestReceipt.map { Duration.microseconds(max(0, now - $0)) } ?? .zero
+            )
         }
+        metrics.lag(lags)
         metrics.inboxSize(try await store.inboxCount())
+    }
+
+    /// Removes whole old days of the log, none that holds a record not folded yet.
+    private func removeRecords() async throws {
+        let unfolded = try await backlog(of: nil).compactMap(\.oldestReceipt).min() ?? .max
+        try await log.removeRecords(
+            receivedBefore: min(clock() - Micros(options.logRetentionDays) * 86_400_000_000, unfolded))
     }
 
     /// Merges what has gathered in minutes that are over, of the last retention period: late documents land anywhere.

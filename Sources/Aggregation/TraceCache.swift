@@ -76,6 +76,14 @@ struct TraceCache {
         }
     }
 
+    /// Drops one trace, if it is there.
+    mutating func remove(_ key: TraceKey) { _ = take(key) }
+
+    /// Drops the traces that a condition holds for.
+    mutating func removeAll(where isGone: (TraceKey) -> Bool) {
+        for key in nodes.keys.filter(isGone) { remove(key) }
+    }
+
     mutating func removeAll() {
         // Unchained one by one: releasing a long chain at once would recurse once per node.
         while let victim = oldest { unlink(victim) }

@@ -28,7 +28,7 @@ struct AccountCommand: AsyncParsableCommand {
                     Account(id: account, name: name ?? "\(account)", state: .active, createdAt: SystemClock.now()))
                 print("created account \(account)")
                 guard let credentials, let masterKey else { return }
-                let file = StandaloneSettings.absolute(credentials)
+                let file = ServerSettings.absolute(credentials)
                 let key = try await Directory(store: store, masterKey: masterKey)
                     .createKey(account: account, user: nil, role: .admin, credentialsFile: file, now: SystemClock.now())
                 print("wrote root key \(key.id) to \(file)")

@@ -9,7 +9,7 @@ struct BeamlineCommand: AsyncParsableCommand {
         abstract: "A self-hosted tracing backend that speaks AWS X-Ray.",
         version: beamlineVersion,
         subcommands: [
-            StandaloneCommand.self, AccountCommand.self, KeyCommand.self, InboxCommand.self,
+            StandaloneCommand.self, IngestCommand.self, AggregateCommand.self, QueryCommand.self, AccountCommand.self, KeyCommand.self, InboxCommand.self,
             MigrateCommand.self, VerifyCommand.self, ExplainCommand.self, LoadCommand.self, BenchBareCommand.self,
         ])
 }

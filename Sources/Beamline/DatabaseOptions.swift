@@ -13,18 +13,23 @@ struct DatabaseOptions: ParsableArguments {
     @Option(name: .customLong("data-dir"), help: "Folder of a standalone server. (default: as of `standalone`)")
     var dataFolder: String?
 
-    @Option(
-        help:
-            "An external PostgreSQL (postgresql://user@host/database); the master key is still read from the data folder."
-    )
+    @Option(help: "An external PostgreSQL (postgresql://user@host/database).")
     var databaseURL: String?
 
+    @Option(name: .customLong("master-key"), help: "File of the master key. (default: master.key in the data folder)")
+    var masterKeyFile: String?
+
     var folder: String {
-        StandaloneSettings.absolute(
-            dataFolder ?? environmentValue("BEAMLINE_DATA_DIR") ?? StandaloneSettings.defaultDataFolder)
+        ServerSettings.absolute(
+            dataFolder ?? environmentValue("BEAMLINE_DATA_DIR") ?? ServerSettings.defaultDataFolder)
     }
 
-    func masterKey() throws -> MasterKey { try MasterKey.load(at: folder + "/master.key") }
+    /// Given by flag or environment.
+    var masterKeyPath: String? {
+        (masterKeyFile ?? environmentValue("BEAMLINE_MASTER_KEY")).map { ServerSettings.absolute($0) }
+    }
+
+    func masterKey() throws -> MasterKey { try MasterKey.load(at: masterKeyPath ?? folder + "/master.key") }
 
     /// Calls `body` with the configuration of a database that runs. A private one that does not is started for the call
     /// and stopped after it, under the folder's lock.

@@ -37,7 +37,7 @@ struct KeyCommand: AsyncParsableCommand {
 
         func run() async throws {
             let masterKey = try database.masterKey()
-            let file = credentials.map { StandaloneSettings.absolute($0) }
+            let file = credentials.map { ServerSettings.absolute($0) }
             try await database.withStore { store in
                 guard try await store.accounts().contains(where: { $0.id == account }) else {
                     throw CommandFailure(

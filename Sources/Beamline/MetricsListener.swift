@@ -1,4 +1,4 @@
-// `GET /metrics` of this process, on a listener of its own.
+// `GET /metrics` of this process, on a listener of its own, and for a role without an API whether it is alive and ready.
 
 import Hummingbird
 import Logging
@@ -9,6 +9,8 @@ import ServiceLifecycle
 struct MetricsListener: Service {
     let address: ListenAddress
     let metrics: Metrics
+    /// What `GET /readyz` answers: 200 or 503.
+    let isReady: @Sendable () -> Bool
     let logger: Logger
     /// Called once, with the port that is bound.
     let onListening: @Sendable (_ port: Int) -> Void
@@ -21,6 +23,7 @@ struct MetricsListener: Service {
                 body: ResponseBody(byteBuffer: ByteBuffer(string: metrics.text())))
         }
         router.get("/healthz") { _, _ in HTTPResponse.Status.ok }
+        router.get("/readyz") { _, _ in isReady() ? HTTPResponse.Status.ok : .serviceUnavailable }
         var quiet = logger
         quiet.logLevel = max(logger.logLevel, .warning)
         let application = Application(

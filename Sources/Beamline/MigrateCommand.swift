@@ -1,5 +1,7 @@
-// `beamline migrate`: brings the tables of the log and the store up to this release. Standalone does it at each start.
+// `beamline migrate`: brings the tables of the log and the store up to this release, and makes the key that the nodes of
+// a cluster share. Standalone does both at each start.
 
+import AccessControl
 import ArgumentParser
 import SegmentLog
 import TraceStore
@@ -7,10 +9,12 @@ import TraceStore
 struct MigrateCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "migrate",
-        abstract: "Create or upgrade the tables; safe to run twice and by several processes at once.")
+        abstract: "Create or upgrade the tables; safe to run twice and by several processes at once.",
+        discussion: "With --master-key, also makes the key file if there is none. Nothing else is made or changed.")
     @OptionGroup var database: DatabaseOptions
 
     func run() async throws {
+        if let path = database.masterKeyPath { _ = try MasterKey.loadOrCreate(at: path) }
         try await database.withDatabase { configuration in
             try await PostgresLog.migrate(database: configuration)
             try await TraceStore.migrate(database: configuration)

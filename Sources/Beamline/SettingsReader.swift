@@ -12,14 +12,16 @@ struct SettingsReader {
 
     /// - Parameters:
     ///   - flags: values given on the command line, by setting name.
-    ///   - known: every setting there is; others in the file or the environment stop the start.
-    init(flags: [String: String], known: Set<String>) async throws {
+    ///   - known: every setting of any role; others in the file or the environment stop the start. So the roles of a
+    ///     cluster can share a file.
+    ///   - command: whose help lists them.
+    init(flags: [String: String], known: Set<String>, command: String = "standalone") async throws {
         self.flags = flags
         let variables = ProcessInfo.processInfo.environment
         environment = ConfigReader(provider: EnvironmentVariablesProvider(environmentVariables: variables))
         for name in variables.keys.sorted()
         where name.hasPrefix("BEAMLINE_") && !known.contains(where: { Self.variable(for: $0) == name }) {
-            throw CommandFailure("there is no setting \(name) (environment); `beamline standalone --help` lists them")
+            throw CommandFailure("there is no setting \(name) (environment); `beamline \(command) --help` lists them")
         }
 
         let path = flags["config"] ?? variables["BEAMLINE_CONFIG"]
@@ -32,7 +34,7 @@ struct SettingsReader {
             throw CommandFailure("cannot read the settings file \(path) (--config)")
         }
         for key in Self.topLevelKeys(of: text) where !known.contains(key) {
-            throw CommandFailure("there is no setting `\(key)` (in \(path)); `beamline standalone --help` lists them")
+            throw CommandFailure("there is no setting `\(key)` (in \(path)); `beamline \(command) --help` lists them")
         }
         do {
             let place = InMemoryProvider(values: ["filePath": ConfigValue(.string(path), isSecret: false)])

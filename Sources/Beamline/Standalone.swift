@@ -4,44 +4,35 @@
 import APIServer
 import AccessControl
 import Aggregation
-import Crypto
 import Glibc
 import Ingest
 import Logging
 import Observability
 import PostgreSQL
 import PrivatePostgreSQL
-import Query
 import SegmentLog
 import Segments
 import ServiceLifecycle
-import Synchronization
 import TraceStore
-import UnixSignals
-import XRayAPI
 
 struct Standalone {
-    private let settings: StandaloneSettings
+    private let settings: ServerSettings
     private let logger: Logger
     private let metrics = Metrics()
     private let startedAt = ContinuousClock.now
 
-    init(_ settings: StandaloneSettings) {
+    init(_ settings: ServerSettings) {
         self.settings = settings
-        var logger = Logger(label: "beamline", factory: { StreamLogHandler.standardError(label: $0) })
-        logger.logLevel = Logger.Level(rawValue: settings.logLevel) ?? .notice
-        self.logger = logger
+        logger = serverLogger(settings)
     }
 
     func run() async throws {
         for notice in settings.notices { print(notice) }
         let folder = try DataFolder(path: settings.dataFolder)
         defer { withExtendedLifetime(folder) {} }
-        // Before anything is started: a taken port is a slip of the person at the terminal, not of a server.
-        if let address = settings.api { try requireFree(address, SOCK_STREAM, setting: "api") }
-        if let address = settings.daemon { try requireFree(address, SOCK_DGRAM, setting: "daemon") }
-        if let address = settings.metrics { try requireFree(address, SOCK_STREAM, setting: "metrics") }
-        let masterKey = try MasterKey.loadOrCreate(at: folder.masterKeyPath)
+        try requireFreePorts(settings)
+        try settings.tls?.check()
+        let masterKey = try MasterKey.loadOrCreate(at: settings.masterKeyPath ?? folder.masterKeyPath)
         guard settings.databaseURL == nil else { return try await serve(folder, masterKey, cluster: nil) }
         let cluster = PrivateCluster(dataFolder: folder.path, logger: logger)
         do {
@@ -55,37 +46,46 @@ struct Standalone {
     }
 
     private func serve(_ folder: DataFolder, _ masterKey: MasterKey, cluster: PrivateCluster?) async throws {
-        let database = PostgresConfiguration(
+        let node = Node(settings, id: nodeID(folder))
+        var database = PostgresConfiguration(
             settings.databaseURL ?? PrivateCluster.connectionString(dataFolder: folder.path))
+        database.applicationName = Node.applicationName(of: node.id)
         try await PostgresLog.migrate(database: database)
         try await TraceStore.migrate(database: database)
-        var logOptions = PostgresLogOptions()
-        logOptions.partitionCount = settings.partitions
-        let log = try await PostgresLog.open(database: database, options: logOptions, logger: logger)
+        let log = try await openLog(settings, database: database, logger: logger)
         let store = TraceStore(database: database, logger: logger)
-        let isFirstStart: Bool
+        let registry = NodeRegistry(node: node, database: database)
+        let roles = Roles(
+            settings: settings, log: log, store: store,
+            leases: LeaseKeeper(registry: registry, metrics: metrics, logger: logger), metrics: metrics,
+            logger: logger, serving: ServingState())
+        let services: [any Service]
         do {
             try await store.checkSchema()
-            isFirstStart = try await makeFirstAccount(store, masterKey, credentialsPath: folder.credentialsPath)
+            let isFirstStart = try await makeFirstAccount(store, masterKey, credentialsPath: folder.credentialsPath)
+            services = try self.services(roles, masterKey: masterKey, cluster: cluster) {
+                announce($0, isFirstStart: isFirstStart, credentialsPath: folder.credentialsPath)
+            }
         } catch {
             await log.close()
             await store.close()
+            await registry.close()
             throw error
         }
+        try await Beamline.serve(services, logger: logger)
+    }
 
-        let serving = ServingState()
-        let services = try self.services(
-            log: log, store: store, masterKey: masterKey, cluster: cluster, serving: serving
-        ) { announce($0, isFirstStart: isFirstStart, credentialsPath: folder.credentialsPath) }
-        var configuration = ServiceGroupConfiguration(
-            services: services, gracefulShutdownSignals: [.sigterm, .sigint], logger: logger)
-        configuration.maximumGracefulShutdownDuration = .seconds(8)
-        try await ServiceGroup(configuration: configuration).run()
+    /// The same at each start: the folder's lock makes sure that the process before is gone, so its leases need not
+    /// expire.
+    private func nodeID(_ folder: DataFolder) -> String {
+        var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+        for byte in "\(ServerSettings.hostName):\(folder.path)".utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
+        return "standalone-\(String(hash, radix: 36))"
     }
 
     /// Later ones depend on earlier ones; shutdown goes backwards.
     private func services(
-        log: PostgresLog, store: TraceStore, masterKey: MasterKey, cluster: PrivateCluster?, serving: ServingState,
+        _ roles: Roles, masterKey: MasterKey, cluster: PrivateCluster?,
         announce: @escaping @Sendable (Listeners.Addresses) -> Void
     ) throws -> [any Service] {
         var services: [any Service] = []
@@ -98,40 +98,12 @@ struct Standalone {
                 Double(cluster.restarts)
             }
         }
-        metrics.sampled("beamline_log_round_trips_total", "Round trips to PostgreSQL for the log.", kind: .counter) {
-            Double(log.roundTrips)
-        }
-        metrics.sampled(
-            "beamline_store_round_trips_total", "Round trips to PostgreSQL for everything else.", kind: .counter
-        ) {
-            Double(store.roundTrips)
-        }
-        metrics.sampled("beamline_log_queue_bytes", "Records waiting for the log's next commit.") {
-            Double(log.queuedBytes)
-        }
-        services.append(Worker(run: { await store.run() }, close: { await store.close() }))
-        services.append(Worker(run: { await log.run() }, close: { await log.close() }))
+        services += roles.foundation()
+        services += [roles.aggregator(), roles.maintenance()] as [any Service]
 
-        var aggregation = AggregatorOptions()
-        aggregation.maxTraceBytes = settings.maxTraceBytes
-        services.append(
-            Aggregator(
-                log: log, store: store, owner: "standalone-\(getpid())", options: aggregation, metrics: metrics,
-                logger: logger,
-                clock: { SystemClock.now() }))
-        var maintenance = MaintenanceOptions()
-        maintenance.retentionDays = settings.retentionDays
-        services.append(
-            Maintenance(
-                log: log, store: store, options: maintenance, metrics: metrics, logger: logger,
-                clock: { SystemClock.now() }))
-
-        let intake = DocumentIntake(log: log, metrics: metrics)
-        let daemon = try settings.daemon.map { address in
-            try DaemonListener(
-                host: address.host, port: address.port, account: settings.account, intake: intake, metrics: metrics,
-                logger: logger)
-        }
+        let intake = roles.intake()
+        let daemon = try settings.daemon.map { try roles.daemon($0, intake: intake) }
+        let serving = roles.serving
         let listeners = Listeners(
             waitingFor: [settings.api, settings.metrics].count { $0 != nil },
             daemon: settings.daemon.flatMap { address in daemon.map { ListenAddress(host: address.host, port: $0.port) }
@@ -140,53 +112,18 @@ struct Standalone {
             serving.begin()
             announce($0)
         }
+        let isReady: @Sendable () -> Bool = { serving.isServing && (cluster == nil || cluster?.processID != nil) }
         if let address = settings.api {
-            services.append(
-                apiService(
-                    address, intake: intake, log: log, store: store, masterKey: masterKey, cluster: cluster,
-                    serving: serving
-                ) { port in listeners.opened { $0.api = ListenAddress(host: address.host, port: port) } })
+            services += roles.api(
+                address, operations: roles.ingestOperations(intake) + roles.queryOperations(masterKey),
+                masterKey: masterKey, listeners: listeners, isReady: isReady)
         }
         if let daemon { services.append(daemon) }
         if let address = settings.metrics {
-            services.append(
-                MetricsListener(address: address, metrics: metrics, logger: logger) { port in
-                    listeners.opened { $0.metrics = ListenAddress(host: address.host, port: port) }
-                })
+            services.append(roles.metricsListener(address, listeners: listeners, isReady: isReady))
         }
         services.append(ShutdownDeadline(cluster: cluster, serving: serving))
         return services
-    }
-
-    private func apiService(
-        _ address: ListenAddress, intake: DocumentIntake, log: PostgresLog, store: TraceStore, masterKey: MasterKey,
-        cluster: PrivateCluster?, serving: ServingState, onListening: @escaping @Sendable (_ port: Int) -> Void
-    ) -> APIService {
-        let ingest = IngestOperations(intake: intake, metrics: metrics, logger: logger) { account, receivedAt, body in
-            try await store.appendTelemetry([TelemetryRecord(account: account, receivedAt: receivedAt, document: body)])
-        }
-        let query = QueryService(
-            reading: StoredTraceReading(store: store, log: log),
-            tokens: PageTokenSealer(secret: masterKey.derivedKey(for: "page tokens").withUnsafeBytes { Array($0) }),
-            logger: logger, now: { SystemClock.now() })
-        let encryption = SecretEncryption(masterKey: masterKey)
-        let directory = store.credentialDirectory { key in try encryption.open(key.encryptedSecret, accessKeyID: key.id)
-        }
-
-        var configuration = APIServiceConfiguration(
-            host: address.host, port: address.port, authentication: AuthenticationSettings(region: settings.region),
-            hostSuffix: settings.hostSuffix)
-        if settings.ingestRate > 0 {
-            let rate = Double(settings.ingestRate)
-            configuration.rateLimits[.ingest] = .init(rate: rate, burst: 2 * rate)
-        }
-        return APIService(
-            operations: ingest.operations + query.operations, directory: directory, configuration: configuration,
-            isReady: { serving.isServing && (cluster == nil || cluster?.processID != nil) },
-            observe: { [metrics] operation, status, seconds in
-                metrics.requestAnswered(operation: operation, status: status, took: .seconds(seconds))
-            },
-            onListening: { _, port in onListening(port) }, logger: logger)
     }
 
     /// Creates the account of `--account` and, when it has no key, a root key and the credentials file.
@@ -214,7 +151,9 @@ struct Standalone {
         lines.append("Data: \(settings.dataFolder)")
         if let metrics = addresses.metrics { lines.append("Metrics: http://\(metrics.reachable)/metrics") }
         lines += ["", "Paste into a shell:", ""]
-        if let api = addresses.api { lines.append("export AWS_ENDPOINT_URL_XRAY=http://\(api.reachable)") }
+        if let api = addresses.api {
+            lines.append("export AWS_ENDPOINT_URL_XRAY=\(settings.tls == nil ? "http" : "https")://\(api.reachable)")
+        }
         // Older SDKs and version 1 of the AWS CLI read the second name of the region only.
         lines += [
             "export AWS_SHARED_CREDENTIALS_FILE=\(quoted(credentialsPath)) AWS_PROFILE=default",
@@ -230,75 +169,5 @@ struct Standalone {
             (0x61...0x7A).contains(byte) || (0x41...0x5A).contains(byte) || (0x2D...0x39).contains(byte) || byte == 0x5F
         }
         return isPlain ? path : "'" + path.replacing("'", with: "'\\''") + "'"
-    }
-}
-
-/// Waits until every listener is open, then tells their addresses, once.
-private final class Listeners: Sendable {
-    struct Addresses: Sendable {
-        var api: ListenAddress?
-        var daemon: ListenAddress?
-        var metrics: ListenAddress?
-    }
-
-    private let state: Mutex<(addresses: Addresses, missing: Int)>
-    private let onAllOpen: @Sendable (Addresses) -> Void
-
-    /// - Parameter daemon: bound already.
-    init(waitingFor count: Int, daemon: ListenAddress?, onAllOpen: @escaping @Sendable (Addresses) -> Void) {
-        state = Mutex((Addresses(daemon: daemon), count))
-        self.onAllOpen = onAllOpen
-        if count == 0 { onAllOpen(Addresses(daemon: daemon)) }
-    }
-
-    func opened(_ record: (inout Addresses) -> Void) {
-        let complete = state.withLock { state -> Addresses? in
-            record(&state.addresses)
-            state.missing -= 1
-            return state.missing == 0 ? state.addresses : nil
-        }
-        if let complete { onAllOpen(complete) }
-    }
-}
-
-/// Work that ends by cancellation, as a service that ends by graceful shutdown.
-private struct Worker: Service {
-    let run: @Sendable () async -> Void
-    let close: @Sendable () async -> Void
-
-    init(run: @escaping @Sendable () async -> Void, close: @escaping @Sendable () async -> Void) {
-        self.run = run
-        self.close = close
-    }
-
-    func run() async throws {
-        await cancelWhenGracefulShutdown { await run() }
-        await close()
-    }
-}
-
-/// Whether requests are served: what `readyz` answers.
-final class ServingState: Sendable {
-    private let value = Atomic<Bool>(false)
-    var isServing: Bool { value.load(ordering: .relaxed) }
-    func begin() { value.store(true, ordering: .relaxed) }
-    func end() { value.store(false, ordering: .relaxed) }
-}
-
-/// The last service, so the first to hear of the shutdown: not ready from now on, and the process is gone in 10 s even if
-/// something hangs. What was acknowledged is in the log by then; nothing else is lost.
-private struct ShutdownDeadline: Service {
-    let cluster: PrivateCluster?
-    let serving: ServingState
-
-    func run() async throws {
-        try? await gracefulShutdown()
-        serving.end()
-        let cluster = cluster
-        Task.detached {
-            try? await Task.sleep(for: .milliseconds(9_800))
-            cluster?.kill()
-            _exit(1)
-        }
     }
 }

@@ -37,12 +37,24 @@ struct StandaloneCommand: AsyncParsableCommand {
     @Option(
         help: "Host suffix: with xray.example.test, 210987654321.xray.example.test names that account. (default: none)")
     var hostSuffix: String?
+    @Option(
+        help: "PEM file with the certificate of the X-Ray API: it then speaks TLS, HTTP/2 and HTTP/1.1. (default: none)"
+    )
+    var tlsCertificate: String?
+    @Option(help: "PEM file with the key of --tls-certificate. Both are read again at SIGHUP. (default: none)")
+    var tlsKey: String?
     @Option(help: "Largest trace in bytes of its documents, 0 for no limit. (default: 512000)")
     var maxTraceBytes: String?
     @Option(help: "Days that traces and graphs are kept. (default: 30)")
     var retentionDays: String?
+    @Option(help: "Days that the log is kept, to rebuild from. (default: as --retention-days)")
+    var logRetentionDays: String?
     @Option(help: "An external PostgreSQL (postgresql://user@host/database) instead of the private one.")
     var databaseURL: String?
+    @Option(help: "File of the key that secrets are encrypted under. (default: master.key in the data folder)")
+    var masterKey: String?
+    @Option(help: "Name of this node in `beamline status`. (default: the host's name)")
+    var nodeName: String?
     @Option(help: "Partitions of the log at its creation; it may grow later, never shrink. (default: 4)")
     var partitions: String?
     @Option(help: "Documents per second and account before ThrottledException, 0 for no limit. (default: 0)")
@@ -59,17 +71,21 @@ struct StandaloneCommand: AsyncParsableCommand {
             "otlp-grpc": otlpGrpc, "account": account, "region": region, "host-suffix": hostSuffix,
             "max-trace-bytes": maxTraceBytes,
             "retention-days": retentionDays, "database-url": databaseURL, "partitions": partitions,
-            "ingest-rate": ingestRate,
+            "ingest-rate": ingestRate, "log-retention-days": logRetentionDays, "master-key": masterKey,
+            "node-name": nodeName, "tls-certificate": tlsCertificate, "tls-key": tlsKey,
             "log-level": logLevel, "config": config,
         ]
-        let reader = try await SettingsReader(flags: flags.compactMapValues { $0 }, known: StandaloneSettings.names)
-        let settings = try StandaloneSettings(reader)
-        do {
-            try await Standalone(settings).run()
-        } catch {
-            // Messages of libpq have several lines.
-            let lines = "\(error)".split(whereSeparator: \.isNewline).map { $0.trimmingCharacters(in: .whitespaces) }
-            throw CommandFailure(lines.joined(separator: " "))
-        }
+        let settings = try ServerSettings(try await SettingsReader(flags: flags.compactMapValues { $0 }, known: ServerSettings.names))
+        try await inOneSentence { try await Standalone(settings).run() }
+    }
+}
+
+/// Messages of libpq have several lines; a start that fails says one sentence.
+func inOneSentence(_ body: () async throws -> Void) async throws {
+    do {
+        try await body()
+    } catch {
+        let lines = "\(error)".split(whereSeparator: \.isNewline).map { $0.trimmingCharacters(in: .whitespaces) }
+        throw CommandFailure(lines.joined(separator: " "))
     }
 }

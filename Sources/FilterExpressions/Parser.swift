@@ -323,9 +323,8 @@ struct Parser {
                 // Keys keep their case.
                 let key = String(text.unicodeScalars.dropFirst(prefix.unicodeScalars.count + 1))
                 guard isPlainKey(key) else {
-                    let hint = "\(prefix)[\"…\"]"
                     throw FilterExpressionError(
-                        "annotation key \(quoted(key)) needs brackets and quotes, \(hint),",
+                        "annotation key \(quoted(key)) must stand in brackets and quotes",
                         at: position + prefix.unicodeScalars.count + 1)
                 }
                 return .annotation(place, key: ExactString(key))
@@ -335,7 +334,6 @@ struct Parser {
     }
 }
 
-/// Longer ones first is not needed: none is the beginning of another.
 private let annotationPrefixes: [(String, AnnotationPlace)] = [
     ("annotation", .here), ("source.annotation", .source), ("destination.annotation", .destination),
 ]

@@ -106,6 +106,14 @@ public final class Gauge: MetricFamily {
         series.withLock { $0[head.admitted(values, among: $0), default: 0] += delta }
     }
 
+    /// Replaces all series.
+    public func setAll(_ values: [[String]: Double]) {
+        series.withLock { series in
+            series.removeAll()
+            for (labels, value) in values { series[head.admitted(labels, among: series)] = value }
+        }
+    }
+
     public func value(_ values: [String] = []) -> Double { series.withLock { $0[values] ?? 0 } }
 
     func write(to page: inout String) {

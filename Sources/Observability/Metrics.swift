@@ -26,6 +26,10 @@ public final class Metrics: Sendable {
     let retractions: Counter
     let inboxed: Counter
     let inboxDocuments: Gauge
+    // Cluster.
+    let leaseMoves: Counter
+    let partitionsOwned: Gauge
+    let workersLive: Gauge
     // API.
     let requests: Counter
     let requestSeconds: Histogram
@@ -66,14 +70,22 @@ public final class Metrics: Sendable {
         commits = r.counter(
             "beamline_commits_total", "Batches by outcome: committed, fenced, conflict, failed.", labels: ["outcome"])
         lagRecords = r.gauge(
-            "beamline_lag_records", "Records in the log that are not yet in the tables.", labels: ["partition"])
+            "beamline_lag_records", "Records of this worker's partitions that are not yet in the tables.",
+            labels: ["partition"])
         lagSeconds = r.gauge(
-            "beamline_lag_seconds", "Age of the oldest record not yet in the tables.", labels: ["partition"])
+            "beamline_lag_seconds", "Age of the oldest record of a partition that is not yet in the tables.",
+            labels: ["partition"])
         retractions = r.counter(
             "beamline_retractions_total", "Observations taken back because a later document changed them.")
         inboxed = r.counter(
             "beamline_inbox_documents_total", "Documents put into the rejected-document inbox.", labels: ["reason"])
         inboxDocuments = r.gauge("beamline_inbox_documents", "Documents in the rejected-document inbox now.")
+
+        leaseMoves = r.counter(
+            "beamline_lease_moves_total",
+            "Partitions this worker claimed, released to another worker, or lost to one.", labels: ["kind"])
+        partitionsOwned = r.gauge("beamline_partitions_owned", "Partitions this worker has leases for.")
+        workersLive = r.gauge("beamline_workers_live", "Aggregating nodes that this node sees alive.")
 
         requests = r.counter("beamline_requests_total", "API requests answered.", labels: ["operation", "status"])
         requestSeconds = r.histogram(
@@ -131,10 +143,12 @@ public final class Metrics: Sendable {
         commits.add(1, [result.rawValue])
     }
 
+    /// Of all partitions this process owns now.
     /// - Parameter age: of the oldest record not yet committed; zero when there is none.
-    public func lag(partition: Int, records: Int, age: Duration) {
-        lagRecords.set(Double(records), [String(partition)])
-        lagSeconds.set(age.inSeconds, [String(partition)])
+    public func lag(_ partitions: [(partition: Int, records: Int, age: Duration)]) {
+        let known = partitions.map { ([String($0.partition)], $0) }
+        lagRecords.setAll(Dictionary(known.map { ($0.0, Double($0.1.records)) }) { $1 })
+        lagSeconds.setAll(Dictionary(known.map { ($0.0, $0.1.age.inSeconds) }) { $1 })
     }
 
     public func observationsRetracted(_ count: Int) { retractions.add(count) }
@@ -143,6 +157,15 @@ public final class Metrics: Sendable {
     public func documentsInboxed(_ count: Int = 1, reason: String) { inboxed.add(Double(count), [reason]) }
 
     public func inboxSize(_ documents: Int) { inboxDocuments.set(Double(documents)) }
+
+    // MARK: Cluster
+
+    public enum LeaseMove: String, Sendable {
+        case claimed, released, lost
+    }
+    public func leasesMoved(_ count: Int, _ kind: LeaseMove) { leaseMoves.add(Double(count), [kind.rawValue]) }
+    public func ownedPartitions(_ count: Int) { partitionsOwned.set(Double(count)) }
+    public func liveWorkers(_ count: Int) { workersLive.set(Double(count)) }
 
     // MARK: API
 

@@ -114,6 +114,25 @@ public struct LogEntry: Sendable {
     /// False: the record was appended with a nil value; `value` is empty then.
     public let hasValue: Bool
     public let value: ArraySlice<UInt8>
+    /// Why this record, written by somebody else than Beamline, cannot be used: one sentence. What its headers do not say
+    /// is 0 or empty then, and `value` holds no more than its beginning. Nil for every record that `append` wrote.
+    public let poison: String?
+
+    init(
+        offset: Int64, kind: LogRecordKind, traceID: TraceID, account: AccountID, receivedAt: Micros, source: LogSource,
+        callerARN: String, hasValue: Bool, value: ArraySlice<UInt8>, poison: String? = nil
+    ) {
+        self.offset = offset
+        self.kind = kind
+        self.traceID = traceID
+        self.account = account
+        self.receivedAt = receivedAt
+        self.source = source
+        self.callerARN = callerARN
+        self.hasValue = hasValue
+        self.value = value
+        self.poison = poison
+    }
 }
 
 /// Consecutive records of one partition.

@@ -21,6 +21,8 @@ public struct PostgresLogOptions: Sendable {
     public var tailBytes = 16 << 20
     /// How often a waiting reader looks for records appended by other nodes.
     public var pollInterval: Duration = .milliseconds(100)
+    /// How often a log without waiting readers looks for new partitions.
+    public var growthInterval: Duration = .seconds(2)
     /// How long a commit may take before PostgreSQL counts as away.
     public var commitTimeout: Duration = .seconds(4)
 
@@ -41,7 +43,9 @@ public final class PostgresLog: SegmentLog {
         var writer: UnsafeContinuation<Void, Never>?
     }
 
-    public let partitionCount: Int
+    /// Grows when another node, opened with more partitions, has added rows to `log_partitions`.
+    public var partitionCount: Int { knownPartitions.load(ordering: .relaxed) }
+    private let knownPartitions: Atomic<Int>
     private let options: PostgresLogOptions
     private let logger: Logger
     private let pool: PostgresPool
@@ -56,7 +60,7 @@ public final class PostgresLog: SegmentLog {
     private init(
         partitionCount: Int, options: PostgresLogOptions, pool: PostgresPool, session: PostgresSession, logger: Logger
     ) {
-        self.partitionCount = partitionCount
+        knownPartitions = Atomic(partitionCount)
         self.options = options
         self.pool = pool
         self.session = session
@@ -100,7 +104,6 @@ public final class PostgresLog: SegmentLog {
         }
     }
 
-    /// Ends the connections; `run()` has to be over.
     public func close() async {
         refuseAppends()
         failPending(SegmentLogError(.closed, "the log was closed"))
@@ -219,6 +222,7 @@ public final class PostgresLog: SegmentLog {
 
     private func commit(_ pending: [Pending], with compressor: borrowing LogCompressor) async -> SegmentLogError? {
         var chunks: [Int: LogChunk] = [:]
+        let partitionCount = partitionCount
         for request in pending {
             request.records.bytes.withUnsafeBytes { source in
                 for entry in request.records.entries {
@@ -341,12 +345,12 @@ public final class PostgresLog: SegmentLog {
 
     private func bounds() async throws(SegmentLogError) -> [(start: Int64, end: Int64)] {
         let rows = try await ask(PostgresStatement(LogSchema.bounds))
-        var result = [(start: Int64, end: Int64)](repeating: (0, 0), count: partitionCount)
-        for row in 0..<rows.rowCount {
-            let partition = Int(rows.int(row, 0))
-            guard partition < partitionCount else { continue }
-            result[partition] = (rows.int(row, 1), rows.int(row, 2))
+        // Rows are only ever added, and together they are 0 ..< count.
+        if rows.rowCount > partitionCount {
+            logger.info("the log has more partitions now", metadata: ["partitions": "\(rows.rowCount)"])
+            knownPartitions.store(rows.rowCount, ordering: .relaxed)
         }
+        let result = (0..<rows.rowCount).map { (start: rows.int($0, 1), end: rows.int($0, 2)) }
         ends.report(result.enumerated().map { ($0.offset, $0.element.end) })
         lastPoll.withLock { $0 = clock.now }
         return result
@@ -381,6 +385,9 @@ public final class PostgresLog: SegmentLog {
         }
     }
 
+    /// Positions are in PostgreSQL already.
+    public func positionsCommitted(_ positions: [LogPosition]) {}
+
     // MARK: Waiting
 
     public func waitForRecords(beyond positions: [LogPosition], timeout: Duration) async {
@@ -395,9 +402,13 @@ public final class PostgresLog: SegmentLog {
     /// database at each commit (PostgreSQL source, `async.c`, PreCommit_Notify).
     private func watch() async {
         var lastDay = clock.now
+        var lastLook = clock.now
         while !Task.isCancelled {
             try? await Task.sleep(for: options.pollInterval)
-            if ends.hasWaiters { _ = try? await bounds() }
+            if ends.hasWaiters || clock.now - lastLook >= options.growthInterval {
+                _ = try? await bounds()
+                lastLook = clock.now
+            }
             if clock.now - lastDay > .seconds(3_600) {
                 lastDay = clock.now
                 try? await prepareDays()
@@ -415,9 +426,10 @@ public final class PostgresLog: SegmentLog {
                 """))
     }
 
-    /// Removes whole days of the log.
-    /// - Parameter day: days since 1970, by PostgreSQL's clock at the time of append; this and later days stay.
-    public func removeDays(before day: Int) async throws(SegmentLogError) {
+    /// Removes whole days of the log. A record belongs to the day, by PostgreSQL's clock, at which it was appended, and
+    /// that is not before it was received.
+    public func removeRecords(receivedBefore time: Micros) async throws(SegmentLogError) {
+        let day = max(0, time) / 86_400_000_000
         // Dropping a child locks the parent for a moment; if a long reader is in the way, the next round tries again.
         let timeout = PostgresStatement("SELECT set_config('lock_timeout', '2000', true)")
         var remove = PostgresStatement("SELECT log_remove_days($1)")

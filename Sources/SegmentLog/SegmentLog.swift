@@ -5,16 +5,21 @@ import Segments
 
 /// A durable, partitioned, ordered log of records. Safe to call from any task.
 public protocol SegmentLog: Sendable {
-    /// Partitions are numbered 0 ..< partitionCount. It can only grow, and only between starts of a process.
+    /// Partitions are numbered 0 ..< partitionCount. It can only grow, also while the process runs: read it again each round.
+    /// While nodes learn of it, a trace may be appended to by two partitions.
     var partitionCount: Int { get }
+
+    /// Bytes that wait to become durable, for metrics.
+    var queuedBytes: Int { get }
 
     /// Appends the records of one request; returns when all of them are durable.
     /// After an error nobody knows whether they are in the log: the caller answers 503, and a repetition does no harm.
     /// - Throws: `.full` when the bounded queue has no room, `.unavailable` when the log cannot be reached
-    ///   (after at most 2 s), `.closed` during shutdown.
+    ///   (after a bounded time), `.tooLarge` when the log does not take a record of this size, `.closed` during shutdown.
     func append(_ records: LogRecordBatch) async throws(SegmentLogError)
 
-    /// Reads records of a partition in order, beginning with the record at `offset`; empty when the log ends there.
+    /// Reads records of a partition in order, beginning with the first at or after `offset`; empty when the log ends there.
+    /// Offsets may have gaps, at the end of a batch too: `nextOffset` says where to go on.
     /// At least one record is returned if there is any, whatever its size.
     /// - Throws: `.trimmed` when records at or after `offset` have been removed by retention;
     ///   `.beyondEnd` when the log ends before `offset` (a log that lost records); `.unavailable`; `.corrupt`.
@@ -32,9 +37,20 @@ public protocol SegmentLog: Sendable {
     /// Returns as soon as one of the partitions reaches beyond the given position, or after the time-out. Never busy.
     func waitForRecords(beyond positions: [LogPosition], timeout: Duration) async
 
+    /// Removes what was received before a time, as far as the log allows: PostgreSQL drops whole days; a Kafka topic has a
+    /// retention of its own, and nothing happens.
+    func removeRecords(receivedBefore time: Micros) async throws(SegmentLogError)
+
+    /// Tells the log's own tools how far the aggregator has come (a Kafka consumer group, for those who watch its lag).
+    /// Nothing depends on it; the call does not wait.
+    func positionsCommitted(_ positions: [LogPosition])
+
     /// Does the log's own work (writing what was appended, watching for records of other nodes) until cancelled;
     /// on cancellation what was taken is written, what comes later is refused with `.closed`.
     func run() async
+
+    /// Ends the connections; `run()` has to be over. Whoever still waits gets `.closed`.
+    func close() async
 }
 
 /// A place in the log.
@@ -71,6 +87,8 @@ public struct SegmentLogError: Error, Sendable, Equatable, CustomStringConvertib
     public enum Code: Sendable, Equatable {
         case full
         case unavailable
+        /// The log will never take a record of this size.
+        case tooLarge
         case closed
         case corrupt
         /// Retention removed the position; the first offset that is left.
@@ -92,7 +110,7 @@ public struct SegmentLogError: Error, Sendable, Equatable, CustomStringConvertib
     public var isRetriable: Bool {
         switch code {
         case .full, .unavailable: true
-        case .closed, .corrupt, .trimmed, .beyondEnd: false
+        case .tooLarge, .closed, .corrupt, .trimmed, .beyondEnd: false
         }
     }
 }

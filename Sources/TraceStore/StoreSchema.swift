@@ -165,6 +165,7 @@ enum StoreSchema {
                 IF NOT holds THEN RAISE EXCEPTION USING ERRCODE = state, MESSAGE = 'a guard of the commit does not hold'; END IF;
             END $$;
             """),
+        leases,
         search,
     ]
 }

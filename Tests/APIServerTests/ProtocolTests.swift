@@ -594,6 +594,8 @@ private let unsigned = "POST /TraceSegments HTTP/1.1\r\nHost: h\r\n"
                 try stuck.send(server.signed("/TraceSummaries"))
             }
             await server.gate.arrived(1)
+            // One byte of the upload and the two of the running request are there.
+            try #require(await eventually { server.bytesInFlight() == 3 })
             await server.shutDown()
             let response = try await onThread { try unfinished.response() }
             #expect(response.status == 503 && response.errorType == "ServiceUnavailable")

@@ -35,6 +35,9 @@ final class RawClient: @unchecked Sendable {
             }
         }
         guard status == 0 else { throw RawClientError(description: "connect: errno \(errno)") }
+        // A server that stops reading must fail a test, not hang it.
+        var limit = timeval(tv_sec: 30, tv_usec: 0)
+        setsockopt(socketDescriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
     }
 
     deinit { close(socketDescriptor) }

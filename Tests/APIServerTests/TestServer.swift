@@ -83,10 +83,40 @@ final class Gate: Sendable {
     }
 }
 
+/// Waits until a condition holds, at most 20 s.
+func eventually(_ condition: () -> Bool) async -> Bool {
+    let deadline = ContinuousClock.now + .seconds(20)
+    while !condition() {
+        if ContinuousClock.now > deadline { return false }
+        try? await Task.sleep(for: .milliseconds(5))
+    }
+    return true
+}
+
 final class Observations: Sendable {
     private let all = Mutex<[String]>([])
     func add(_ operation: String, _ status: Int) { all.withLock { $0.append("\(operation) \(status)") } }
     var list: [String] { all.withLock { $0 } }
+}
+
+/// Collects lines like `error cannot …`.
+final class Logs: LogHandler, Sendable {
+    private let lines = Mutex<[String]>([])
+    var list: [String] { lines.withLock { $0 } }
+
+    var logLevel: Logger.Level {
+        get { .info }
+        set {}
+    }
+    var metadata: Logger.Metadata {
+        get { [:] }
+        set {}
+    }
+    subscript(metadataKey _: String) -> Logger.Metadata.Value? {
+        get { nil }
+        set {}
+    }
+    func log(event: LogEvent) { lines.withLock { $0.append("\(event.level) \(event.message)") } }
 }
 
 struct TestServer: Sendable {
@@ -94,6 +124,8 @@ struct TestServer: Sendable {
     var gate: Gate
     var observations: Observations
     var bytesInFlight: @Sendable () -> Int
+    var logs: Logs
+    var reloadCertificates: @Sendable () -> Void
     /// Begins graceful shutdown.
     var shutDown: @Sendable () async -> Void
 
@@ -144,6 +176,7 @@ func withServer<Result: Sendable>(
 
     let gate = Gate()
     let observations = Observations()
+    let logs = Logs()
     let operations = [
         Operation(name: "PutTraceSegments", path: "/TraceSegments", class: .ingest) { request in
             OperationResponse(
@@ -173,7 +206,7 @@ func withServer<Result: Sendable>(
             observations.add(operation, status)
         },
         onListening: { _, bound in port.yield(bound) },
-        logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+        logger: Logger(label: "test") { _ in logs })
     let group = ServiceGroup(
         configuration: .init(services: [service], logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }))
     return try await withThrowingTaskGroup(of: Result?.self) { tasks in
@@ -190,6 +223,7 @@ func withServer<Result: Sendable>(
             defer { gate.open() }
             let server = TestServer(
                 port: bound, gate: gate, observations: observations, bytesInFlight: { service.bytesInFlight },
+                logs: logs, reloadCertificates: { service.reloadCertificates() },
                 shutDown: { await group.triggerGracefulShutdown() })
             do {
                 let result = try await use(server)

@@ -1,7 +1,8 @@
 """What the acceptance tests share: running servers, signed calls as bytes, documents, and waiting.
 
-A `Server` is one `beamline standalone` with a data folder of its own on free ports below the ephemeral ones. A `Caller`
-is one access key: it signs raw requests (so that a test can send what no SDK would) and makes boto3 clients.
+A `Server` is one `beamline standalone` with a data folder of its own on free ports below the ephemeral ones. A `Cluster`
+is any number of `ingest`, `aggregate` and `query` processes over one PostgreSQL. A `Caller` is one access key: it signs
+raw requests (so that a test can send what no SDK would) and makes boto3 clients.
 """
 
 import http.client
@@ -77,18 +78,16 @@ def temporary_folder(prefix):
     return Path(folder)
 
 
-class Server:
-    """One `beamline standalone`."""
+class Process:
+    """One running beamline, whatever its command. `folder` takes its output."""
 
-    def __init__(self, data_dir=None, *, flags=()):
-        self.base = None if data_dir else temporary_folder("beamline-acceptance-")
-        self.data_dir = Path(data_dir) if data_dir else self.base / "data"
+    def __init__(self, folder, name):
+        self.name = name
+        self.output = Path(folder) / f"{name}.log"
         self.api_port = free_port()
         self.daemon_port = free_port(socket.SOCK_DGRAM)
         self.metrics_port = free_port()
-        self.flags = list(flags)
         self.process = None
-        self.output = None
         self.start_seconds = None
 
     @property
@@ -100,25 +99,25 @@ class Server:
         return f"127.0.0.1:{self.daemon_port}"
 
     def command(self):
-        return [
-            BINARY, "standalone", "--data-dir", str(self.data_dir), "--api", f"127.0.0.1:{self.api_port}",
-            "--daemon", self.daemon_address, "--metrics", f"127.0.0.1:{self.metrics_port}", *self.flags,
-        ]
+        raise NotImplementedError
 
     def start(self, timeout=60):
-        log = self.data_dir.parent / f"{self.data_dir.name}.log"
-        self.output = log
         began = time.monotonic()
-        with open(log, "ab") as out:
-            self.process = subprocess.Popen(self.command(), stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        self.launch()
         wait_for(self.is_ready_or_dead, timeout, "readyz")
         self.start_seconds = time.monotonic() - began
         if self.process.poll() is not None:
-            raise AssertionError(f"standalone ended with {self.process.returncode}:\n{self.log_text()}")
+            raise AssertionError(f"{self.name} ended with {self.process.returncode}:\n{self.log_text()}")
+        return self
+
+    def launch(self):
+        """Starts it without waiting."""
+        with open(self.output, "ab") as out:
+            self.process = subprocess.Popen(self.command(), stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         return self
 
     def log_text(self):
-        return self.output.read_text(errors="replace")[-4000:] if self.output and self.output.exists() else ""
+        return self.output.read_text(errors="replace")[-4000:] if self.output.exists() else ""
 
     def is_ready_or_dead(self):
         return self.process.poll() is not None or self.is_ready()
@@ -126,9 +125,13 @@ class Server:
     def is_ready(self):
         return self.get("/readyz") == 200
 
+    @property
+    def health_port(self):
+        return self.api_port
+
     def get(self, path):
         """Status of an unsigned GET, or None when nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.health_port, timeout=5)
         try:
             connection.request("GET", path)
             return connection.getresponse().status
@@ -139,32 +142,31 @@ class Server:
         finally:
             connection.close()
 
+    def terminate(self):
+        """SIGTERM, without waiting."""
+        self.process.send_signal(signal.SIGTERM)
+
     def stop(self, timeout=15):
         """SIGTERM; returns the exit code."""
         if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.terminate()
             try:
                 self.process.wait(timeout)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                raise AssertionError(f"standalone did not stop within {timeout} s of SIGTERM:\n{self.log_text()}")
+                raise AssertionError(f"{self.name} did not stop within {timeout} s of SIGTERM:\n{self.log_text()}")
         return self.process.returncode if self.process else None
 
     def kill(self):
-        """kill -9 of the beamline process alone; its PostgreSQL keeps running."""
+        """kill -9 of the beamline process alone; the PostgreSQL of a standalone keeps running."""
         self.process.kill()
         self.process.wait()
 
-    def remove(self):
-        self.stop()
-        if self.base:
-            shutil.rmtree(self.base, ignore_errors=True)
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
 
-    def postgres_pid(self):
-        try:
-            return int((self.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
-        except (OSError, IndexError):
-            return None  # not there, or being written
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
 
     def cpu_seconds(self):
         """Processor time of the beamline process so far."""
@@ -187,13 +189,44 @@ class Server:
         return values
 
     def run(self, *arguments, check=True, timeout=120, environment=None):
-        """One `beamline` command; its data folder is added by the caller where the command takes one."""
-        done = subprocess.run(
-            [BINARY, *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
-            env={**os.environ, **(environment or {})})
-        if check and done.returncode != 0:
-            raise AssertionError(f"beamline {' '.join(map(str, arguments))} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-        return done
+        """One `beamline` command; where its data are is added by the caller."""
+        return run(*arguments, check=check, timeout=timeout, environment=environment)
+
+
+def run(*arguments, check=True, timeout=120, environment=None):
+    """One `beamline` command."""
+    done = subprocess.run(
+        [BINARY, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, env={**os.environ, **(environment or {})})
+    if check and done.returncode != 0:
+        raise AssertionError(f"beamline {' '.join(map(str, arguments))} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done
+
+
+class Server(Process):
+    """One `beamline standalone`."""
+
+    def __init__(self, data_dir=None, *, flags=()):
+        self.base = None if data_dir else temporary_folder("beamline-acceptance-")
+        self.data_dir = Path(data_dir) if data_dir else self.base / "data"
+        super().__init__(self.data_dir.parent, self.data_dir.name)
+        self.flags = list(flags)
+
+    def command(self):
+        return [
+            BINARY, "standalone", "--data-dir", str(self.data_dir), "--api", f"127.0.0.1:{self.api_port}",
+            "--daemon", self.daemon_address, "--metrics", f"127.0.0.1:{self.metrics_port}", *self.flags,
+        ]
+
+    def remove(self):
+        self.stop()
+        if self.base:
+            shutil.rmtree(self.base, ignore_errors=True)
+
+    def postgres_pid(self):
+        try:
+            return int((self.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+        except (OSError, IndexError):
+            return None  # not there, or being written
 
     def administer(self, *arguments, **options):
         """A command that works on this server's data folder."""
@@ -224,6 +257,160 @@ class Server:
         if not check:
             return done
         return sum(int(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines() if line.startswith("account "))
+
+
+class Database:
+    """A PostgreSQL of the test run's own, on a loopback port; each cluster gets a database in it."""
+
+    def __init__(self):
+        self.folder = temporary_folder("beamline-postgres-")
+        self.port = free_port()
+        self.binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))[-1]
+        self.user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+        if self.user:
+            shutil.chown(self.folder, "postgres", "postgres")
+        self.data = self.folder / "data"
+        self.process = None
+        self.numbers = itertools.count(1)
+
+    def start(self):
+        if not self.data.exists():
+            subprocess.run(
+                [self.binaries / "initdb", "-D", self.data, "-U", "beamline", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"],
+                check=True, capture_output=True, cwd="/", **self.user)
+        with open(self.folder / "log", "ab") as out:
+            self.process = subprocess.Popen(
+                [self.binaries / "postgres", "-D", self.data, "-p", str(self.port), "-k", str(self.folder), "-c", "listen_addresses=127.0.0.1",
+                 "-c", "max_connections=200", "-c", "shared_buffers=128MB"],
+                stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd="/", **self.user)
+        wait_for(lambda: self.sql("SELECT 1", "postgres", check=False).returncode == 0, 30, "PostgreSQL")
+        return self
+
+    def url(self, database="postgres"):
+        return f"postgresql://beamline@127.0.0.1:{self.port}/{database}"
+
+    def sql(self, text, database, check=True):
+        """The rows as lines, columns parted by |; the finished process with check=False."""
+        done = subprocess.run(["psql", self.url(database), "-X", "-A", "-t", "-c", text], capture_output=True, text=True, timeout=30)
+        if not check:
+            return done
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    def create(self):
+        """A fresh, empty database; its name."""
+        name = f"cluster{next(self.numbers)}"
+        self.sql(f"CREATE DATABASE {name}", "postgres")
+        return name
+
+    def kill(self):
+        """kill -9 of the postmaster; its backends end by themselves."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(30)
+
+    def remove(self):
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Node(Process):
+    """One `beamline ingest`, `aggregate` or `query` of a cluster."""
+
+    def __init__(self, cluster, role, name, flags):
+        super().__init__(cluster.folder, name)
+        self.cluster = cluster
+        self.role = role
+        self.flags = [str(flag) for flag in flags]
+
+    @property
+    def health_port(self):
+        return self.metrics_port if self.role == "aggregate" else self.api_port
+
+    def command(self):
+        command = [
+            BINARY, self.role, "--database-url", self.cluster.url, "--node-name", self.name,
+            "--metrics", f"127.0.0.1:{self.metrics_port}", "--partitions", str(self.cluster.partitions), *self.cluster.log_flags, *self.flags]
+        if self.role != "aggregate":
+            command += ["--master-key", str(self.cluster.master_key), "--api", f"127.0.0.1:{self.api_port}"]
+        if self.role == "ingest":
+            command += ["--daemon", self.daemon_address]
+        return command
+
+
+class Cluster:
+    """A database, a master key, and nodes. `log_flags` name the log: none for the one in PostgreSQL,
+    `["--kafka-brokers", …]` for Kafka."""
+
+    _accounts = itertools.count(1)
+
+    def __init__(self, database, *, partitions=12, log_flags=()):
+        self.database = database
+        self.name = database.create()
+        self.url = database.url(self.name)
+        self.folder = temporary_folder("beamline-cluster-")
+        self.master_key = self.folder / "master.key"
+        self.partitions = partitions
+        self.log_flags = [str(flag) for flag in log_flags]
+        self.nodes = []
+
+    def migrate(self):
+        run("migrate", "--database-url", self.url, "--master-key", self.master_key)
+        return self
+
+    def node(self, role, *flags, name=None):
+        """A node that is not started yet."""
+        node = Node(self, role, name or f"{role}-{len(self.nodes) + 1}", flags)
+        self.nodes.append(node)
+        return node
+
+    def start(self, role, *flags, name=None):
+        return self.node(role, *flags, name=name).start()
+
+    def administer(self, *arguments, **options):
+        return run(*arguments, "--database-url", self.url, **options)
+
+    def new_account(self, node):
+        """A fresh account, and its root key as a caller of a node; `at` gives the same key at another one."""
+        account = f"{800_000_000_000 + next(Cluster._accounts):012d}"
+        file = self.folder / f"credentials-{account}"
+        self.administer("account", "create", account, "--credentials", file, "--master-key", self.master_key)
+        return Caller(node, *read_credentials(file), account=account, credentials_file=file)
+
+    def sql(self, text):
+        return self.database.sql(text, self.name)
+
+    def owners(self):
+        """Name of the node that owns each partition, in order; None where there is no live owner."""
+        rows = self.sql(
+            "SELECT coalesce(n.name, '') FROM log_positions p LEFT JOIN nodes n ON n.id = p.owner AND n.expires_at > clock_timestamp() ORDER BY partition")
+        return [name or None for name in rows]
+
+    def is_even(self, *nodes):
+        """Whether these nodes own all partitions, in even shares."""
+        owners = self.owners()
+        shares = [owners.count(node.name) for node in nodes]
+        return len(owners) == self.partitions == sum(shares) and max(shares) - min(shares) <= 1
+
+    def verify(self, start, end, account=None, check=True):
+        extra = ["--account", account] if account else []
+        done = self.administer("verify", "--from", int(start), "--to", int(end), *extra, check=check)
+        if not check:
+            return done
+        return sum(int(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines() if line.startswith("account "))
+
+    def remove(self):
+        for node in self.nodes:
+            if node.process and node.process.poll() is None:
+                node.resume()
+                node.terminate()
+        for node in self.nodes:
+            node.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def read_credentials(path):
@@ -262,6 +449,10 @@ class Caller:
         self.secret = secret
         self.account = account
         self.credentials_file = credentials_file or server.data_dir / "credentials"
+
+    def at(self, server):
+        """The same key at another server."""
+        return Caller(server, self.access_key, self.secret, self.account, self.credentials_file)
 
     def boto3(self, **config):
         return boto3.client(

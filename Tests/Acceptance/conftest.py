@@ -2,7 +2,7 @@
 
 import pytest
 
-from beamline import Server
+from beamline import Cluster, Database, Server
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +15,18 @@ def server():
 @pytest.fixture
 def account(server):
     return server.new_account()
+
+
+@pytest.fixture(scope="session")
+def database():
+    """A PostgreSQL that clusters of roles share; each makes a database of its own in it."""
+    database = Database().start()
+    yield database
+    database.remove()
+
+
+@pytest.fixture
+def cluster(database):
+    cluster = Cluster(database).migrate()
+    yield cluster
+    cluster.remove()

@@ -1,6 +1,6 @@
 // What the aggregation tests share: a log and a store in a fresh schema, and aggregators that work on them.
 
-import Aggregation
+@testable import Aggregation
 import Logging
 import Observability
 import PostgreSQL
@@ -21,6 +21,7 @@ final class AggregationWorld: Sendable {
     let configuration: PostgresConfiguration
     let metrics = Metrics()
     private let documentCount = Atomic<Int64>(0)
+    private let workerCount = Atomic<Int>(0)
 
     fileprivate init(log: PostgresLog, store: TraceStore, configuration: PostgresConfiguration) {
         self.log = log
@@ -45,12 +46,32 @@ final class AggregationWorld: Sendable {
 
     func append(_ documents: String...) async throws { try await append(documents) }
 
+    /// One worker of the cluster, with a name and leases of its own.
+    /// - Parameter beforeBeat: holds up its heartbeats.
+    func worker(
+        _ options: AggregatorOptions = .quick, log: (any SegmentLog)? = nil, store: TraceStore? = nil,
+        metrics: Metrics? = nil, lease: Duration = .seconds(3), beat: Duration = .milliseconds(100),
+        beforeBeat: @escaping @Sendable () async -> Void = {}
+    ) -> TestWorker {
+        let number = workerCount.wrappingAdd(1, ordering: .relaxed).newValue
+        let node = Node(
+            id: "test-\(number)", role: .aggregate, name: "worker \(number)", host: "localhost", processID: 1,
+            addresses: "", version: "test")
+        let metrics = metrics ?? self.metrics
+        let leases = LeaseKeeper(
+            registry: NodeRegistry(node: node, leaseDuration: lease, database: configuration), interval: beat,
+            metrics: metrics, logger: quietLogger, beforeBeat: beforeBeat)
+        return TestWorker(
+            leases: leases,
+            aggregator: Aggregator(
+                log: log ?? self.log, store: store ?? self.store, leases: leases, options: options, metrics: metrics,
+                logger: quietLogger, clock: { now }))
+    }
+
     func aggregator(
         _ options: AggregatorOptions = .quick, log: (any SegmentLog)? = nil, store: TraceStore? = nil
-    ) -> Aggregator {
-        Aggregator(
-            log: log ?? self.log, store: store ?? self.store, owner: "test", options: options, metrics: metrics,
-            logger: quietLogger, clock: { now })
+    ) -> TestWorker {
+        worker(options, log: log, store: store)
     }
 
     /// Whether everything in the log is folded. A re-check may still be about to append a touch.
@@ -116,9 +137,26 @@ extension AggregatorOptions {
     }()
 }
 
+/// An aggregator with its leases, as a process runs them.
+struct TestWorker: Sendable {
+    let leases: LeaseKeeper
+    let aggregator: Aggregator
+
+    var id: String { leases.registry.node.id }
+    var owned: Set<Int> { leases.ownedPartitions }
+
+    /// Works until cancelled, then leaves in order.
+    func run() async throws {
+        let beating = Task { try await leases.run() }
+        try await aggregator.run()
+        beating.cancel()
+        try await beating.value
+    }
+}
+
 /// Runs the body while an aggregator works; returns when the aggregator has ended.
-func whileRunning<T>(_ aggregator: Aggregator, _ body: () async throws -> T) async throws -> T {
-    let running = Task { try await aggregator.run() }
+func whileRunning<T>(_ worker: TestWorker, _ body: () async throws -> T) async throws -> T {
+    let running = Task { try await worker.run() }
     do {
         let result = try await body()
         running.cancel()

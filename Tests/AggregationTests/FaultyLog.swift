@@ -13,6 +13,7 @@ struct FaultyLog: SegmentLog {
     var afterRead: @Sendable () async -> Void = {}
 
     var partitionCount: Int { base.partitionCount }
+    var queuedBytes: Int { base.queuedBytes }
 
     func append(_ records: LogRecordBatch) async throws(SegmentLogError) {
         try await beforeAppend()
@@ -36,7 +37,12 @@ struct FaultyLog: SegmentLog {
     func waitForRecords(beyond positions: [LogPosition], timeout: Duration) async {
         await base.waitForRecords(beyond: positions, timeout: timeout)
     }
+    func removeRecords(receivedBefore time: Micros) async throws(SegmentLogError) {
+        try await base.removeRecords(receivedBefore: time)
+    }
+    func positionsCommitted(_ positions: [LogPosition]) { base.positionsCommitted(positions) }
     func run() async {}
+    func close() async {}
 }
 
 /// Holds whoever comes until it is opened.

@@ -25,8 +25,8 @@ func `anything else is not an address`(text: String) {
     #expect(ListenAddress(text) == nil)
 }
 
-private func settings(_ flags: [String: String]) async throws -> StandaloneSettings {
-    try StandaloneSettings(await SettingsReader(flags: flags, known: StandaloneSettings.names))
+private func settings(_ flags: [String: String]) async throws -> ServerSettings {
+    try ServerSettings(await SettingsReader(flags: flags, known: ServerSettings.names))
 }
 
 private func failure(_ flags: [String: String]) async -> String? {

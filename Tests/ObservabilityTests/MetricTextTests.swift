@@ -56,7 +56,7 @@ import Testing
     metrics.documentsRefused(source: "udp", reason: "MissingName")
     metrics.datagrams(4, .dropped)
     metrics.requestAnswered(operation: "PutTraceSegments", status: 200, took: .milliseconds(3))
-    metrics.lag(partition: 2, records: 7, age: .seconds(2))
+    metrics.lag([(partition: 2, records: 7, age: .seconds(2))])
     let text = metrics.text()
     for line in [
         "beamline_documents_accepted_total{source=\"http\"} 25",

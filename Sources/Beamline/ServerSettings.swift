@@ -1,22 +1,33 @@
-// The settings of `standalone`, checked. Made from flags, environment and file before anything is started.
+// The settings of a server process, checked. Made from flags, environment and file before anything is started. Every role
+// has the same names; what a role does not have keeps its default and is not used.
 
+import APIServer
 import AccessControl
 import Foundation
+import Glibc
 import Segments
+import TraceStore
 
-struct StandaloneSettings {
+struct ServerSettings {
+    var role: NodeRole
+    /// Of `standalone`.
     var dataFolder: String
-    /// A libpq connection string or URL; nil: a private PostgreSQL in the data folder.
+    /// A libpq connection string or URL; nil: a private PostgreSQL in the data folder, `standalone` only.
     var databaseURL: String?
+    /// Nil: that of the data folder (`standalone`), or the role needs none.
+    var masterKeyPath: String?
+    var nodeName: String
     var api: ListenAddress?
     var daemon: ListenAddress?
     var metrics: ListenAddress?
     var account: AccountID
     var region: String
     var hostSuffix: String?
+    var tls: TLSFiles?
     /// Bytes; 0 = no limit.
     var maxTraceBytes: Int
     var retentionDays: Int
+    var logRetentionDays: Int
     var partitions: Int
     /// Documents per second and account; 0 = no limit.
     var ingestRate: Int
@@ -24,17 +35,32 @@ struct StandaloneSettings {
     /// One line for each listener that was asked for and does not exist in this release.
     var notices: [String] = []
 
+    /// Of any role.
     static let names: Set<String> = [
-        "data-dir", "database-url", "api", "daemon", "console", "metrics", "otlp-http", "otlp-grpc", "account",
-        "region", "host-suffix",
-        "max-trace-bytes", "retention-days", "partitions", "ingest-rate", "log-level", "config",
+        "data-dir", "database-url", "master-key", "node-name", "api", "daemon", "console", "metrics", "otlp-http",
+        "otlp-grpc", "account", "region", "host-suffix", "max-trace-bytes", "retention-days", "log-retention-days",
+        "partitions", "ingest-rate", "tls-certificate", "tls-key", "log-level", "config",
     ]
 
-    init(_ reader: SettingsReader) throws {
+    init(_ reader: SettingsReader, role: NodeRole = .standalone) throws {
+        self.role = role
         dataFolder = Self.absolute(try reader.string("data-dir", default: Self.defaultDataFolder))
         databaseURL = try reader.text("database-url")?.value
-        api = try reader.address("api", default: "127.0.0.1:2000")
-        daemon = try reader.address("daemon", default: "127.0.0.1:2000")
+        if role != .standalone, databaseURL == nil {
+            throw CommandFailure(
+                "--database-url must name the PostgreSQL that all nodes share (postgresql://user@host/database)")
+        }
+        masterKeyPath = try reader.text("master-key").map { Self.absolute($0.value) }
+        if role == .ingest || role == .query, masterKeyPath == nil {
+            throw CommandFailure(
+                "--master-key must name the file with the key that all nodes share (`beamline migrate --master-key FILE` makes it)")
+        }
+        let (nodeName, nodeNameOrigin) = try reader.text("node-name") ?? (Self.hostName, "--node-name")
+        guard !nodeName.isEmpty, nodeName.utf8.count <= 255, !nodeName.unicodeScalars.contains(where: { $0.value < 0x20 })
+        else { throw CommandFailure("\(nodeNameOrigin) must be a name of 1 to 255 bytes, not `\(nodeName)`") }
+        self.nodeName = nodeName
+        api = role == .aggregate ? nil : try reader.address("api", default: "127.0.0.1:2000")
+        daemon = role == .standalone || role == .ingest ? try reader.address("daemon", default: "127.0.0.1:2000") : nil
         metrics = try reader.address("metrics", default: "127.0.0.1:9464")
         for (setting, what) in [
             ("console", "The web console"), ("otlp-http", "OTLP over HTTP"), ("otlp-grpc", "OTLP over gRPC"),
@@ -69,9 +95,19 @@ struct StandaloneSettings {
             hostSuffix = suffix
         }
 
+        switch (try reader.text("tls-certificate"), try reader.text("tls-key")) {
+        case (let certificate?, let key?):
+            tls = TLSFiles(
+                certificatePath: Self.absolute(certificate.value), keyPath: Self.absolute(key.value))
+        case (let certificate?, nil): throw CommandFailure("\(certificate.origin) needs --tls-key")
+        case (nil, let key?): throw CommandFailure("\(key.origin) needs --tls-certificate")
+        case (nil, nil): break
+        }
+
         maxTraceBytes = try reader.integer("max-trace-bytes", default: 512_000, in: 0...1_000_000_000)
         retentionDays = try reader.integer("retention-days", default: 30, in: 1...3650)
-        partitions = try reader.integer("partitions", default: 4, in: 1...256)
+        logRetentionDays = try reader.integer("log-retention-days", default: retentionDays, in: 1...3650)
+        partitions = try reader.integer("partitions", default: role == .standalone ? 4 : 12, in: 1...256)
         ingestRate = try reader.integer("ingest-rate", default: 0, in: 0...100_000_000)
 
         let (level, levelOrigin) = try reader.text("log-level") ?? ("notice", "--log-level")
@@ -80,6 +116,12 @@ struct StandaloneSettings {
                 "\(levelOrigin) must be one of \(Self.logLevels.joined(separator: ", ")), not `\(level)`")
         }
         logLevel = level
+    }
+
+    static var hostName: String {
+        var name = [CChar](repeating: 0, count: 256)
+        guard gethostname(&name, name.count - 1) == 0 else { return "localhost" }
+        return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
     static let logLevels = ["trace", "debug", "info", "notice", "warning", "error", "critical"]
