@@ -1,5 +1,6 @@
 import FilterExpressions
 import Fixtures
+import PostgreSQL
 import SearchIndex
 import SegmentLog
 import Segments
@@ -196,6 +197,29 @@ extension AggregationTests {
             let left = try await world.store.explainSearch(
                 account: account, rangeType: .traceID, window: startSecond..<startSecond + 10, plan: plan)
             #expect(left.segmentCount == 0)
+        }
+    }
+
+    // If this fails, a filter finds nothing of what was stored by a version without the index.
+    @Test func `while traces are left from before the index, every trace is looked at`() async throws {
+        try await withWorld(partitionCount: 1) { (world) async throws in
+            try await world.append(document(trace: 1, id: 1, name: "web"))
+            try await world.foldEverything()
+            let plan = SearchPlan(try FilterExpression(parsing: "fault"), groups: .none)
+            func isNarrowed() async throws -> Bool {
+                try await world.store.searchPage(
+                    account: account, rangeType: .traceID, window: startSecond..<startSecond + 10, plan: plan,
+                    after: nil, limit: 10)
+                    != nil
+            }
+            #expect(try await isNarrowed())
+            let pool = PostgresPool(world.configuration, sessionCount: 1)
+            let insert = "INSERT INTO search_starts VALUES (\(account.rawValue), \(startSecond + 100))"
+            try await pool.run(PostgresStatement(insert))
+            #expect(try await !isNarrowed())
+            await pool.close()
+            try await world.store.removeDays(before: Int(startSecond / 86_400 + 2))
+            #expect(try await isNarrowed())
         }
     }
 }
