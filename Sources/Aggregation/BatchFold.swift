@@ -2,6 +2,7 @@
 // touches come from the cache or from the store; their old contributions are taken back, their documents folded, their
 // new contributions added. Nothing here depends on where a batch begins or ends.
 
+import SearchIndex
 import SegmentLog
 import Segments
 import ServiceGraph
@@ -73,6 +74,8 @@ final class BatchFold {
         var touched: [Touched] = []
         var contributions: [AccountID: Contributions] = [:]
 
+        var search = SearchDeltas()
+
         try await gather(batches, into: &touched, &result)
         for index in touched.indices {
             let account = touched[index].key.account
@@ -97,9 +100,10 @@ final class BatchFold {
             } else {
                 contributions[account, default: Contributions()].add(forest, links: touched[index].state.usedFacts)
             }
-            if touched[index].mustBeWritten { write(forest, of: &touched[index], &result) }
+            if touched[index].mustBeWritten { write(forest, of: &touched[index], &search, &result) }
         }
         writeBlocks(contributions, &result)
+        result.rows.searchSegments = search.finish(positions: result.rows.positions)
         // Two workers that write some of the same traces lock their rows in the same order.
         result.rows.traces.sort { ($0.account.rawValue, $0.id) < ($1.account.rawValue, $1.id) }
         result.touched = touched.map(\.key)
@@ -282,7 +286,9 @@ final class BatchFold {
 
     /// The row of a trace and its new documents. A touch that evaluated links writes the row too: its version guards the
     /// contributions against a second owner of the trace.
-    private func write(_ forest: Forest, of touched: inout Touched, _ result: inout FoldedBatch) {
+    private func write(
+        _ forest: Forest, of touched: inout Touched, _ search: inout SearchDeltas, _ result: inout FoldedBatch
+    ) {
         let trace = touched.state.trace
         let clocks = SummaryClocks(forest: forest)
         result.rows.traces.append(
@@ -292,6 +298,7 @@ final class BatchFold {
                 ends: clocks.ends, revision: trace.revision, limitExceeded: trace.limitExceeded,
                 storedBytes: trace.storedBytes))
         touched.state.version += 1
+        if touched.isChanged { search.add(forest, version: touched.state.version, clocks: clocks) }
         // A consumer that was only evaluated again is a producer too: its root may be linked now.
         result.changed.append(touched.key)
     }

@@ -58,6 +58,7 @@ public struct Maintenance: Service {
                         try await removeRecords()
                         preparedDay = day
                     }
+                    if isInCharge { _ = try await store.mergeSearchSegments(now: clock() / 3_600_000_000) }
                     if round % 6 == 0, isInCharge { try await compact() }
                 } catch is CancellationError {
                     break

@@ -10,8 +10,8 @@ struct BeamlineCommand: AsyncParsableCommand {
         version: beamlineVersion,
         subcommands: [
             StandaloneCommand.self, IngestCommand.self, AggregateCommand.self, QueryCommand.self, AccountCommand.self,
-            KeyCommand.self, InboxCommand.self, MigrateCommand.self, StatusCommand.self, DoctorCommand.self, RebuildCommand.self, VerifyCommand.self,
-            LoadCommand.self, BenchBareCommand.self,
+            KeyCommand.self, InboxCommand.self, MigrateCommand.self, StatusCommand.self, DoctorCommand.self,
+            RebuildCommand.self, VerifyCommand.self, ExplainCommand.self, LoadCommand.self, BenchBareCommand.self,
         ])
 }
 

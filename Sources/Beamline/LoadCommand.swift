@@ -30,6 +30,9 @@ struct LoadCommand: AsyncParsableCommand {
     @Option(help: "Seed of the traffic. Ids and times come from the clock as well.") var seed: UInt64 = 1
     @Option(help: "Joined to every name with a dash, to tell this run's nodes from others. (default: none; with --check a new one)")
     var tag: String?
+    @Option(help: "Date the traces over so many seconds up to now, oldest first; needs --traces. (default: as they are sent)")
+    var spread: Double?
+    @Flag(help: "Traffic to search in: 10,000 users, an annotation `campaign` with rare values.") var searchable = false
     @Flag(help: "Wait until reads contain everything sent, and report when that was.") var untilComplete = false
     @Flag(help: "Read totals and a sample back and compare them with what was sent.") var check = false
     @Flag(help: "Measure how long after its acknowledgement a document shows in summaries and graph.") var visibility = false
@@ -43,6 +46,8 @@ struct LoadCommand: AsyncParsableCommand {
         if !(1...100).contains(documentsPerTrace) { throw ValidationError("--documents-per-trace must be from 1 to 100") }
         if let rate, !(rate > 0) { throw ValidationError("--rate must be more than 0") }
         if let duration, !(duration > 0) { throw ValidationError("--duration must be more than 0") }
+        if let spread, !(spread > 0) { throw ValidationError("--spread must be more than 0") }
+        if spread != nil, traces == nil || check { throw ValidationError("--spread needs --traces, and cannot be used with --check") }
         if let traces, traces < 1 { throw ValidationError("--traces must be at least 1") }
     }
 
@@ -52,6 +57,10 @@ struct LoadCommand: AsyncParsableCommand {
         shape.documentsPerTrace = documentsPerTrace
         shape.seed = seed
         shape.tag = tag ?? (check ? String(UInt32.random(in: .min ... .max), radix: 36) : "")
+        if searchable {
+            shape.users = 10_000
+            shape.hasCampaigns = true
+        }
         if check { shape.sampleEvery = 97 }
         if let writeDocuments { return try write(shape, to: writeDocuments) }
 
@@ -65,6 +74,7 @@ struct LoadCommand: AsyncParsableCommand {
         options.durationSeconds = duration ?? (traces == nil ? 10 : nil)
         options.traces = traces
         options.shape = shape
+        options.spreadSeconds = spread
         options.untilComplete = untilComplete
         options.check = check
         options.visibility = visibility

@@ -15,6 +15,8 @@ public struct LoadOptions: Sendable {
     /// Stops after so many traces in all.
     public var traces: Int?
     public var shape = TraceShape()
+    /// Dates the traces over so many seconds before the start of the run, oldest first; needs `traces`. Nil: as they are sent.
+    public var spreadSeconds: Double?
     /// Waits after the last acknowledgement until a read says it contains everything, and reports when that was.
     public var untilComplete = false
     /// Reads totals and a sample back and compares them with what was sent; implies `untilComplete`.

@@ -184,11 +184,18 @@ private final class Worker {
         while documents < options.documentsPerCall {
             if generator.isBetweenTraces, now >= deadline || generator.traceCount >= share { break }
             if documents > 0 { body.append(#"",""#) }
-            generator.writeDocument(into: body, now: now)
+            generator.writeDocument(into: body, now: dated(now, share: share))
             documents += 1
         }
         body.append(#""]}"#)
         return documents
+    }
+
+    /// The time at which the next trace ends: now, or its place in the time that the run is spread over.
+    private func dated(_ now: Micros, share: Int) -> Micros {
+        guard let spread = options.spreadSeconds, share < Int.max else { return now }
+        let part = Double(generator.traceCount) / Double(max(share, 1))
+        return startedAt - Int64(spread * 1e6 * (1 - part))
     }
 
     private func send(documents: Int, since: Micros) {

@@ -12,6 +12,10 @@ public struct TraceShape: Sendable {
     public var seed: UInt64 = 1
     /// Joined to every name; empty for none.
     public var tag = ""
+    /// Different users.
+    public var users = 5000
+    /// Roots carry an annotation `campaign` of 200 values, of which `campaign-000` to `campaign-009` are rare: one in 10,000 each.
+    public var hasCampaigns = false
     /// Every how many traces one is kept to be read back; 0 = none.
     public var sampleEvery = 0
 
@@ -322,7 +326,7 @@ public final class TraceGenerator {
         put(text.environment)
         if segment.caller < 0 {
             put(texts.user)
-            out.appendDecimal(Int(traceLow % 5000), digits: 4)
+            out.appendDecimal(Int(traceLow % UInt64(shape.users)), digits: 4)
             put(texts.closeString)
         }
         put(text.http)
@@ -342,7 +346,15 @@ public final class TraceGenerator {
             out.appendHex(segment.id ^ 0xFFFF)
             put(texts.causeRest)
         }
-        put(texts.annotations)
+        if shape.hasCampaigns, segment.caller < 0 {
+            let hash = Randomness.mix(traceLow)
+            let rank = Int(hash % 10_000)
+            put(texts.campaign)
+            out.appendDecimal(rank < 10 ? rank : 10 + Int((hash >> 32) % 190), digits: 3)
+            put(texts.afterCampaign)
+        } else {
+            put(texts.annotations)
+        }
         out.appendDecimal(Int(traceLow >> 24 & 0x3FF))
         put(texts.orderValue)
         out.appendDecimal(Int(traceLow >> 34 & 0xFFF))
@@ -423,7 +435,7 @@ private struct Texts {
     var services: [Service] = []
     var leaves: [Leaf] = []
     let traceID, parent, closeString, start, end, user, clientIP, status, contentLength, closeHTTP: Text
-    let ok, error, throttle, fault, cause, causeRest, annotations, orderValue, premium, notPremium, metadataRest: Text
+    let ok, error, throttle, fault, cause, causeRest, annotations, campaign, afterCampaign, orderValue, premium, notPremium, metadataRest: Text
     let firstSubsegment, nextSubsegment, afterRequestID, closeObject, endWithoutSubsegments, endWithSubsegments: Text
 
     init(_ topology: Topology, in pieces: Pieces) {
@@ -447,6 +459,8 @@ private struct Texts {
             #"","type":"TimeoutError","message":"upstream did not answer within 2000 ms","stack":["#
                 + #"{"path":"app/handlers.py","line":118,"label":"handle"},{"path":"app/client.py","line":57,"label":"call"}]}]}"#)
         annotations = text(#","annotations":{"tenant":"tenant-"#)
+        campaign = text(#","annotations":{"campaign":"campaign-"#)
+        afterCampaign = text(#"","tenant":"tenant-"#)
         orderValue = text(#"","order_value":"#)
         premium = text(#","premium":true}"#)
         notPremium = text(#","premium":false}"#)

@@ -1,5 +1,6 @@
 // The reads of the query role from the real store and log; made by the executable.
 
+import SearchIndex
 import SegmentLog
 import Segments
 import Synchronization
@@ -38,6 +39,14 @@ public struct StoredTraceReading: TraceReading {
         account: AccountID, rangeType: TimeRangeType, window: Range<Int64>, after: SummaryCandidate?, limit: Int
     ) async throws -> [SummaryCandidate] {
         try await store.summaryPage(account: account, rangeType: rangeType, window: window, after: after, limit: limit)
+    }
+
+    public func searchPage(
+        account: AccountID, rangeType: TimeRangeType, window: Range<Int64>, plan: SearchPlan, after: SummaryCandidate?,
+        limit: Int
+    ) async throws -> SearchPage? {
+        try await store.searchPage(
+            account: account, rangeType: rangeType, window: window, plan: plan, after: after, limit: limit)
     }
 
     public func graphBlocks(account: AccountID, minutes: Range<Int64>) async throws -> [GraphBlockRow] {

@@ -1,6 +1,8 @@
 // What the query role reads: stored traces, the search index, graph blocks, and how far the aggregator has come.
 // `QueryService` asks; `StoredTraceReading` answers from the store and the log, tests answer from memory.
 
+import FilterExpressions
+import SearchIndex
 import SegmentLog
 import Segments
 import TraceStore
@@ -15,6 +17,16 @@ public protocol TraceReading: Sendable {
     func summaryPage(
         account: AccountID, rangeType: TimeRangeType, window: Range<Int64>, after: SummaryCandidate?, limit: Int
     ) async throws -> [SummaryCandidate]
+
+    /// Like `summaryPage`, less traces that cannot match a plan: the search index narrows the candidates.
+    /// - Returns: nil when it does not; `summaryPage` then has them.
+    func searchPage(
+        account: AccountID, rangeType: TimeRangeType, window: Range<Int64>, plan: SearchPlan, after: SummaryCandidate?,
+        limit: Int
+    ) async throws -> SearchPage?
+
+    /// What `group.name` and `group.arn` stand for now.
+    func groups(account: AccountID) async throws -> GroupResolver
 
     /// All blocks of the minutes (minutes since 1970), of one snapshot of the store.
     func graphBlocks(account: AccountID, minutes: Range<Int64>) async throws -> [GraphBlockRow]
@@ -43,4 +55,6 @@ extension TraceReading {
 
     /// Of several traces.
     func partitions(of ids: [TraceID]) -> Set<Int> { ids.reduce(into: []) { $0.formUnion(partitions(of: $1)) } }
+
+    public func groups(account: AccountID) async throws -> GroupResolver { .none }
 }

@@ -1,6 +1,11 @@
-// `GetTraceSummaries` (`traces.md` §7): scan the search index newest first, keep what the sampling keeps, render the
-// summaries of the page from the documents. Work for one page is bounded: 5,000 traces scanned, 100 rendered.
+// `GetTraceSummaries` (`traces.md` §7): scan the traces of the window newest first, keep what the sampling keeps, render
+// the summaries of the page from the documents. Work for one page is bounded: 5,000 traces scanned, 100 rendered.
+//
+// With a filter the search index says which traces may match; those are folded, and the filter decides. "Scanned" are
+// then the traces that were looked at so: those the index leaves out cost nothing and are not counted.
 
+import FilterExpressions
+import SearchIndex
 import Segments
 import TraceAssembly
 import TraceStore
@@ -18,11 +23,15 @@ extension QueryService {
                 now: now())
             guard let opened = SearchPosition(bytes) else { throw PageToken.invalid(text) }
             position = opened
+            try await checkIsStored(position, token: text, account: account)
         }
         let completeTo = try await completeTo(nil, isFresh ? .fresh : .atOnce)
-        let scan = try await scan(request, from: position, account: account)
-
         var response = GetTraceSummariesResponse(timeRangeType: request.timeRangeType)
+        guard request.filter == .everything else {
+            let scan = try await filteredScan(request, from: position, account: account, into: &response)
+            return try answer(request, scan, &response, account: account, completeTo: completeTo)
+        }
+        let scan = try await scan(request, from: position, account: account)
         let folder = TraceFolder()
         for chunk in scan.kept.chunks(of: limits.chunkTraces) {
             try await gate.withUnits(chunk.count) { () async throws(APIError) in
@@ -35,6 +44,19 @@ extension QueryService {
                 }
             }
         }
+        return try answer(request, scan, &response, account: account, completeTo: completeTo)
+    }
+
+    /// A token points to a trace, and only retention removes traces.
+    private func checkIsStored(_ position: SearchPosition, token: String, account: AccountID) async throws(APIError) {
+        guard let last = position.last, try await traces([last.id], account: account).isEmpty else { return }
+        throw .invalidRequest(PageToken.invalid(token).message + ": the traces it points to are no longer kept")
+    }
+
+    private func answer(
+        _ request: GetTraceSummariesRequest, _ scan: SearchScan, _ response: inout GetTraceSummariesResponse,
+        account: AccountID, completeTo: Micros
+    ) throws(APIError) -> QueryAnswer {
         var nextToken: String?
         if scan.outcome == .pageFull {
             let token = PageToken(
@@ -86,6 +108,105 @@ extension QueryService {
             if candidates.count <= wanted { return scan }
         }
     }
+}
+
+// MARK: - With a filter
+
+extension QueryService {
+    /// Looks at the candidates of the filter until the page is full, its work is done, or there are no more.
+    private func filteredScan(
+        _ request: GetTraceSummariesRequest, from start: SearchPosition, account: AccountID,
+        into response: inout GetTraceSummariesResponse
+    ) async throws(APIError) -> SearchScan {
+        var scan = SearchScan(position: start)
+        guard !request.window.isEmpty else { return scan }
+        let groups = try await read("groups") { try await reading.groups(account: account) }
+        let search = FilteredSearch(
+            filter: request.filter, groups: groups, plan: SearchPlan(request.filter, groups: groups),
+            endedIn: request.timeRangeType == .service
+                ? request.window.lowerBound * 1_000_000..<request.window.upperBound * 1_000_000 : nil)
+        let scanLimit =
+            request.sampling == .partialScan
+            ? limits.partialScanTraces - start.scannedTraces : Int.max
+        let budget = min(limits.pageScannedTraces, scanLimit)
+        var wanted = limits.pageSummaries
+        var matchCount = 0
+
+        while true {
+            let room = budget - scan.scannedTraces
+            guard room > 0 else {
+                scan.outcome = scan.scannedTraces >= scanLimit ? .scanLimitReached : .pageFull
+                return scan
+            }
+            let page = try await candidates(
+                request, search.plan, after: scan.position.last, limit: min(wanted, room), account: account)
+            var candidates = page.candidates[...]
+            while !candidates.isEmpty {
+                let chunk = candidates.prefix(limits.chunkTraces)
+                candidates = candidates.dropFirst(chunk.count)
+                let matching = try await look(at: Array(chunk), request, search, account: account)
+                for candidate in chunk {
+                    scan.take(candidate, isKept: false)
+                    guard let summary = matching[candidate.id] else { continue }
+                    response.append(summary)
+                    matchCount += 1
+                    guard matchCount == limits.pageSummaries else { continue }
+                    if page.isLast, candidate == page.candidates.last { return scan }
+                    scan.outcome = scan.scannedTraces >= scanLimit ? .scanLimitReached : .pageFull
+                    return scan
+                }
+            }
+            if page.isLast { return scan }
+            // Few matched: fewer, larger reads.
+            wanted = min(wanted * 2, 1_000)
+        }
+    }
+
+    private func candidates(
+        _ request: GetTraceSummariesRequest, _ plan: SearchPlan, after: SummaryCandidate?, limit: Int, account: AccountID
+    ) async throws(APIError) -> SearchPage {
+        let rangeType = TimeRangeType(request.timeRangeType)
+        return try await read("search index") {
+            if let page = try await reading.searchPage(
+                account: account, rangeType: rangeType, window: request.window, plan: plan, after: after, limit: limit)
+            {
+                return page
+            }
+            let all = try await reading.summaryPage(
+                account: account, rangeType: rangeType, window: request.window, after: after, limit: limit + 1)
+            return SearchPage(candidates: Array(all.prefix(limit)), isLast: all.count <= limit)
+        }
+    }
+
+    /// The summaries of those candidates that the sampling keeps and the filter lets through.
+    private func look(
+        at candidates: [SummaryCandidate], _ request: GetTraceSummariesRequest, _ search: FilteredSearch, account: AccountID
+    ) async throws(APIError) -> [TraceID: TraceSummary] {
+        let rate = request.sampling.rate
+        let kept = candidates.map(\.id).filter { rate >= 1 || $0.samplingFraction < rate }
+        guard !kept.isEmpty else { return [:] }
+        return try await gate.withUnits(kept.count) { () async throws(APIError) in
+            let folder = TraceFolder()
+            var result: [TraceID: TraceSummary] = [:]
+            for trace in try await traces(kept, account: account) {
+                let forest = folder.fold(trace, account: account).forest
+                if search.filter.matches(TraceFacts(forest: forest), groups: search.groups, endedIn: search.endedIn) {
+                    result[trace.id] = TraceSummary(forest: forest)
+                }
+                await Task.yield()
+            }
+            return result
+        }
+    }
+}
+
+/// What all pages of a filtered search have in common.
+private struct FilteredSearch {
+    var filter: FilterExpression
+    var groups: GroupResolver
+    var plan: SearchPlan
+    /// For the clock `Service`: selectors only see what ended in the window.
+    var endedIn: Range<Micros>?
 }
 
 extension GetTraceSummariesRequest.Sampling {

@@ -1,6 +1,7 @@
 // What the aggregator hands over after folding a piece of the log: everything it changes, written in one transaction
 // together with the partitions' positions. Values only; `TraceStore.commit` writes them.
 
+import SearchIndex
 import Segments
 
 /// One unit of work of the aggregator: read from one or several partitions, written all or not at all.
@@ -14,6 +15,8 @@ public struct AggregationBatch: Sendable {
     /// Consumer traces whose links changed: the complete new list of each.
     public var links: [LinkReplacement] = []
     public var inbox: [InboxEntry] = []
+    /// The changed traces with a root as the search index has them, by account and hour.
+    public var searchSegments: [SearchSegmentDelta] = []
 
     public init() {}
 }

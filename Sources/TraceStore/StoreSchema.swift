@@ -167,5 +167,6 @@ enum StoreSchema {
             """),
         leases,
         clearedInboxes,
+        search,
     ]
 }

@@ -163,6 +163,7 @@ extension TraceStore {
         if !batch.blocks.isEmpty { statements.append(try blockStatement(batch.blocks, receivedDay: receivedDay(of: batch))) }
         statements += linkStatements(batch.links)
         if !batch.inbox.isEmpty { statements.append(inboxStatement(batch.inbox)) }
+        statements += searchStatements(batch.searchSegments)
         return statements
     }
 

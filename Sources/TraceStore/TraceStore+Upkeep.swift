@@ -122,7 +122,7 @@ extension TraceStore {
     }
 
     /// Removes what is older than a day: documents by receipt, traces by their newest receipt (their links and moments
-    /// with them), graph blocks by the minute of the observations, inbox and telemetry by receipt. In small steps.
+    /// with them), graph blocks by the minute of the observations, search segments by their newest receipt, inbox and telemetry by receipt. In small steps.
     /// - Parameter day: days since 1970; this and later days stay.
     public func removeDays(before day: Int) async throws(TraceStoreError) {
         // Dropping a child locks the parent for a moment; if a long reader is in the way, the next round tries again.
@@ -155,6 +155,8 @@ extension TraceStore {
                      LIMIT 2000)) RETURNING 1)
              SELECT count(*) FROM gone
              """, Int64(day)),
+            // All its traces have gone; of a segment that has others too, candidates without a trace are left out.
+            (Self.remove("search_segments", "receipt_last"), second),
             (Self.remove("inbox", "received_at"), second * 1_000_000),
             (Self.remove("telemetry_records", "received_at"), second * 1_000_000),
         ]

@@ -31,6 +31,7 @@ public final class TraceStore: Sendable {
     let codec = DocumentCodec()
     let dictionaries: Dictionaries
     let days = KnownDays()
+    let searchCache = SearchCache()
     /// Positions of partitions as far as this process knows.
     let watch = OffsetWatch()
 

@@ -1,5 +1,6 @@
 // `GetTraceSummaries`, the request (`traces.md` §7, `api.md` §5.2). The answer is written by `TraceSummaryJSON`.
 
+import FilterExpressions
 import JSONText
 import Segments
 
@@ -29,12 +30,14 @@ public struct GetTraceSummariesRequest: Sendable, Equatable {
     public var window: Range<Int64>
     public var timeRangeType: TimeRangeType
     public var sampling: Sampling
+    /// `.everything` without one.
+    public var filter: FilterExpression
     public var nextToken: String?
     /// What a page token is bound to: every member but the token.
     public var hash: [UInt8]
 
-    /// - Throws: `SerializationException`, `InvalidRequestException` with the texts of `traces.md` §7. A `FilterExpression`
-    ///   that is not empty is refused.
+    /// - Throws: `SerializationException`, `InvalidRequestException` with the texts of `traces.md` §7 and, for a
+    ///   `FilterExpression` that cannot be read, what is wrong with it and where.
     public init(body: [UInt8]) throws(APIError) {
         self = try RequestMembers.decode(body) { (members) throws(APIError) in try Self(members) }
     }
@@ -48,14 +51,15 @@ public struct GetTraceSummariesRequest: Sendable, Equatable {
         let strategy = try members.object("SamplingStrategy")
         let strategyName = try strategy?.string("Name")
         let strategyValue = try strategy?.double("Value")
-        let filter = try members.string("FilterExpression") ?? ""
+        let filterText = try members.string("FilterExpression") ?? ""
         nextToken = try members.string("NextToken")
 
         window = try TimeWindow.read(members)
         timeRangeType = try Self.choice("TimeRangeType", typeName) ?? .traceID
-        guard filter.isEmpty else {
-            throw .invalidRequest(
-                "FilterExpression is not supported by this version: leave it empty to get every trace")
+        do {
+            filter = try FilterExpression(parsing: filterText)
+        } catch {
+            throw .invalidRequest(error.description)
         }
         sampling = try Self.sampling(
             isSampled, strategy: try Self.choice("SamplingStrategy.Name", strategyName) ?? .partialScan,
@@ -69,7 +73,7 @@ public struct GetTraceSummariesRequest: Sendable, Equatable {
         hash.add(isSampled ? 1 : 0)
         hash.add(strategyName)
         hash.add(strategyValue)
-        hash.add(filter)
+        hash.add(filterText)
         self.hash = hash.finalized()
     }
 

@@ -2,6 +2,7 @@
 // What it answers is computed from the documents by the rules of `traces.md` §7, not by any index.
 
 import Query
+import SearchIndex
 import SegmentLog
 import Segments
 import ServiceGraph
@@ -119,6 +120,12 @@ final class InMemoryTraces: TraceReading {
             return Array(sorted.drop { ($0.clock, after.id) > (after.clock, $0.id) || $0 == after }.prefix(limit))
         }
     }
+
+    /// An index that knows nothing: every trace is a candidate.
+    func searchPage(
+        account: AccountID, rangeType: TimeRangeType, window: Range<Int64>, plan: SearchPlan, after: SummaryCandidate?,
+        limit: Int
+    ) async throws -> SearchPage? { nil }
 
     func graphBlocks(account: AccountID, minutes: Range<Int64>) async throws -> [GraphBlockRow] {
         try state.withLock { state in

@@ -321,7 +321,8 @@ private let account = AccountID(rawValue: 111_122_223_333)
             refusal("\"SamplingStrategy\":{\"Name\":\"Other\"}")
                 == "SamplingStrategy.Name must be one of [PartialScan, FixedRate]")
         #expect(
-            refusal("\"FilterExpression\":\"fault = true\"")?.hasPrefix("FilterExpression is not supported") == true)
+            refusal("\"FilterExpression\":\"fault > 1\"")?.hasPrefix("Invalid filter expression: ") == true)
+        #expect(refusal("\"FilterExpression\":\"fault AND\"")?.hasSuffix(" at position 9") == true)
     }
 
     // If this fails, an unknown group is answered with the graph of everything, or Terraform does not understand the answer.
@@ -357,6 +358,7 @@ private let account = AccountID(rawValue: 111_122_223_333)
             #"{"StartTime":1,"EndTime":2,"Sampling":true}"#,
             #"{"StartTime":1,"EndTime":2,"SamplingStrategy":{"Name":"PartialScan"}}"#,
             #"{"StartTime":1,"EndTime":2,"SamplingStrategy":{"Value":0.5}}"#,
+            #"{"StartTime":1,"EndTime":2,"FilterExpression":"fault"}"#,
         ]
         for other in others { #expect(try summaries(other).hash != hash) }
         func graph(_ members: String) throws -> [UInt8] {
