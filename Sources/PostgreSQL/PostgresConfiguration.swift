@@ -12,9 +12,10 @@ public struct PostgresConfiguration: Sendable {
     /// How long a call may run on the server before the session is given up (`statement_timeout` is set to the same).
     public var statementTimeout: Duration = .seconds(30)
     /// Server settings of each session. The defaults pin the plans to index scans: every query of ours is one, and a
-    /// prepared plan made while the tables were small must not stay a sequential scan.
+    /// prepared plan made while the tables were small must not stay a sequential scan. Memoize
+    /// (PostgreSQL 14) would take whole columns of search segments, megabytes each, for keys of its cache.
     public var settings: [String: String] = [
-        "enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off",
+        "enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "enable_memoize": "off", "jit": "off",
         "max_parallel_workers_per_gather": "0", "timezone": "UTC", "client_min_messages": "warning",
     ]
 
