@@ -1,6 +1,8 @@
 import Query
 import Segments
+import Synchronization
 import Testing
+import TraceStore
 import XRayAPI
 
 private let window = "\"StartTime\":\(startSeconds),\"EndTime\":\(startSeconds + 80_000)"
