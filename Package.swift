@@ -54,6 +54,7 @@ let package = Package(
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(name: "CPostgreSQL", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
+        .systemLibrary(name: "CKafka", pkgConfig: "rdkafka", providers: [.apt(["librdkafka-dev"])]),
 
         // Pure core: no I/O, no clock.
         module("JSONText", ["CSimdJSON"]),
@@ -67,7 +68,7 @@ let package = Package(
         module("Observability", [nioCore]),
         module("PostgreSQL", ["CPostgreSQL", logging]),
         module("PrivatePostgreSQL", [logging, lifecycle]),
-        module("SegmentLog", ["PostgreSQL", "Segments", "CZstd", logging]),
+        module("SegmentLog", ["PostgreSQL", "Segments", "CZstd", "CKafka", logging]),
         module("TraceStore", ["PostgreSQL", "AccessControl", "Segments", "TraceAssembly", "ServiceGraph", "CZstd", logging]),
 
         // Roles.
@@ -95,6 +96,8 @@ let package = Package(
             swiftSettings: settings),
 
         // Tests: one target per module. Tests/Acceptance holds what drives the built program with real clients.
+        // Brokers that fail on command, for the tests of the log.
+        .executableTarget(name: "MockKafka", dependencies: ["CKafka"], path: "Tests/MockKafka"),
         .target(name: "Fixtures", path: "Tests/Fixtures", swiftSettings: testSettings),
         tests(of: "JSONText"),
         tests(of: "Segments", ["JSONText"]),
@@ -105,7 +108,7 @@ let package = Package(
         tests(of: "Observability"),
         tests(of: "PostgreSQL", ["PrivatePostgreSQL", logging]),
         tests(of: "PrivatePostgreSQL", [logging]),
-        tests(of: "SegmentLog", ["PostgreSQL", "PrivatePostgreSQL", "Segments", logging]),
+        tests(of: "SegmentLog", ["MockKafka", "CKafka", "PostgreSQL", "PrivatePostgreSQL", "Segments", logging]),
         tests(of: "TraceStore", ["PostgreSQL", "PrivatePostgreSQL", "AccessControl", "Segments", "TraceAssembly", "ServiceGraph", logging]),
         tests(of: "APIServer", ["AccessControl", "XRayAPI", "Segments", "CZlib", nioCore, crypto, logging, lifecycle]),
         tests(of: "Ingest"),
