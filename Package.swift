@@ -61,6 +61,7 @@ let package = Package(
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(name: "CPostgreSQL", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
+        .systemLibrary(name: "CKafka", pkgConfig: "rdkafka", providers: [.apt(["librdkafka-dev"])]),
 
         // Pure core: no I/O, no clock.
         module("JSONText", ["CSimdJSON"]),
@@ -76,7 +77,7 @@ let package = Package(
         module("Observability", [nioCore]),
         module("PostgreSQL", ["CPostgreSQL", logging]),
         module("PrivatePostgreSQL", [logging, lifecycle]),
-        module("SegmentLog", ["PostgreSQL", "Segments", "CZstd", logging]),
+        module("SegmentLog", ["PostgreSQL", "Segments", "CZstd", "CKafka", logging]),
         module("TraceStore", ["PostgreSQL", "AccessControl", "Segments", "TraceAssembly", "ServiceGraph", "SearchIndex", "CZstd", logging]),
 
         // Roles.
@@ -107,6 +108,8 @@ let package = Package(
             linkerSettings: [.linkedLibrary("mimalloc")]),
 
         // Tests: one target per module. Tests/Acceptance holds what drives the built program with real clients.
+        // Brokers that fail on command, for the tests of the log.
+        .executableTarget(name: "MockKafka", dependencies: ["CKafka"], path: "Tests/MockKafka"),
         .target(name: "Fixtures", path: "Tests/Fixtures", swiftSettings: testSettings),
         tests(of: "JSONText"),
         tests(of: "Segments", ["JSONText"]),
@@ -119,7 +122,7 @@ let package = Package(
         tests(of: "Observability"),
         tests(of: "PostgreSQL", ["PrivatePostgreSQL", logging]),
         tests(of: "PrivatePostgreSQL", [logging]),
-        tests(of: "SegmentLog", ["PostgreSQL", "PrivatePostgreSQL", "Segments", logging]),
+        tests(of: "SegmentLog", ["MockKafka", "CKafka", "PostgreSQL", "PrivatePostgreSQL", "Segments", logging]),
         tests(of: "TraceStore", ["PostgreSQL", "PrivatePostgreSQL", "AccessControl", "Segments", "TraceAssembly", "ServiceGraph", logging]),
         tests(of: "APIServer", ["AccessControl", "XRayAPI", "Segments", "CZlib", nioPosix, nioCore, nioHTTP1, nioTLS, nioSSL, nioHTTP2, nioHPACK,
                              crypto, logging, lifecycle]),

@@ -69,7 +69,16 @@ struct LogSettings: Sendable {
     /// Opens the log, which makes it if it is not there.
     /// - Parameter knownPartitions: the log must have at least as many.
     func open(database: PostgresConfiguration, knownPartitions: Int, logger: Logger) async throws -> any SegmentLog {
-        guard kafkaBrokers == nil else { throw CommandFailure("this program was built without Kafka (--kafka-brokers)") }
+        if let kafkaBrokers {
+            var options = KafkaLogOptions()
+            options.topic = kafkaTopic
+            options.partitionCount = partitions
+            options.knownPartitionCount = knownPartitions
+            options.replicationFactor = kafkaReplication
+            options.retention = .seconds(retentionDays * 86_400)
+            options.properties = kafkaProperties
+            return try await KafkaLog.open(brokers: kafkaBrokers, options: options, logger: logger)
+        }
         var options = PostgresLogOptions()
         options.partitionCount = partitions
         return try await PostgresLog.open(database: database, options: options, logger: logger)

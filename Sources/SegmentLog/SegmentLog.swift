@@ -89,6 +89,8 @@ public struct SegmentLogError: Error, Sendable, Equatable, CustomStringConvertib
         case unavailable
         /// The log will never take a record of this size.
         case tooLarge
+        /// A setting, or the topic as it is, does not fit: somebody has to change something.
+        case misconfigured
         case closed
         case corrupt
         /// Retention removed the position; the first offset that is left.
@@ -110,7 +112,7 @@ public struct SegmentLogError: Error, Sendable, Equatable, CustomStringConvertib
     public var isRetriable: Bool {
         switch code {
         case .full, .unavailable: true
-        case .tooLarge, .closed, .corrupt, .trimmed, .beyondEnd: false
+        case .tooLarge, .misconfigured, .closed, .corrupt, .trimmed, .beyondEnd: false
         }
     }
 }

@@ -46,9 +46,11 @@ func record(_ number: Int, id: UInt64? = nil, bytes: [UInt8]?? = .none) -> LogRe
 
 extension SegmentLog {
     /// The whole partition, by reads with small limits.
-    func everything(partition: Int, maxRecords: Int = 100, maxBytes: Int = 1 << 20) async throws -> [LogEntry] {
+    func everything(
+        partition: Int, from start: Int64 = 0, maxRecords: Int = 100, maxBytes: Int = 1 << 20
+    ) async throws -> [LogEntry] {
         var entries: [LogEntry] = []
-        var offset: Int64 = 0
+        var offset = start
         while true {
             let batch = try await read(partition: partition, from: offset, maxRecords: maxRecords, maxBytes: maxBytes)
             if batch.entries.isEmpty { return entries }
