@@ -112,9 +112,12 @@ class LocalCluster:
             self.process = subprocess.Popen(
                 [sys.executable, str(SCRIPT), "--data-dir", str(self.data_dir), "--port", "0", *self.flags], stdin=subprocess.DEVNULL,
                 stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "BEAMLINE": BINARY})
-        wait_for(lambda: self.process.poll() is not None or "Paste into a shell" in self.said(), timeout, "the start of the cluster")
-        if self.process.poll() is not None:
-            raise AssertionError(f"deploy/cluster ended with {self.process.returncode}:\n{self.said()}")
+        try:
+            wait_for(lambda: self.process.poll() is not None or "Paste into a shell" in self.said(), timeout, "the start of the cluster")
+            assert self.process.poll() is None, f"deploy/cluster ended with {self.process.returncode}:\n{self.said()}"
+        except AssertionError:
+            self.remove()
+            raise
         return self
 
     def said(self):

@@ -660,14 +660,13 @@ def test_every_role_has_a_unit_and_example_settings_are_the_programs():
                 check_variable(name, role, file)
 
 
-def test_systemd_accepts_the_units():
+def test_systemd_accepts_the_units(tmp_path):
     if subprocess.run(["which", "systemd-analyze"], capture_output=True).returncode != 0:
         return  # not a machine with systemd; the tests above have parsed them
-    folder = temporary_folder("beamline-units-")
     for unit in units():
-        (folder / unit.name).write_text(unit.read_text().replace("/usr/local/bin/beamline ", f"{BINARY} "))
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/usr/local/bin/beamline ", f"{BINARY} "))
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *(str(folder / unit.name) for unit in units())], capture_output=True, text=True)
+        ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / unit.name) for unit in units())], capture_output=True, text=True)
     complaints = [line for line in (done.stdout + done.stderr).splitlines() if any(unit.name.split("@")[0].split(".")[0] in line for unit in units())]
     assert complaints == [] and done.returncode == 0, done.stdout + done.stderr
 
