@@ -47,7 +47,7 @@ func `what a plan lets through contains every match`(run: Int) throws {
     // Also after merging, with older versions of the same traces in between.
     let older = try #require(world.segment(20..<60, version: 1))
     let parts = [0..<40, 40..<41, 41..<120].compactMap { world.segment($0, version: 2) }
-    let merged = try #require(try SearchSegment.merge([parts[1], older] + [parts[0], parts[2]]))
+    let merged = try #require(try SearchSegment.merge(parts.suffix(1) + [older] + parts.dropLast()))
     #expect(merged.traceCount == world.forests.count { $0.root >= 0 })
     var narrowed = 0
     var texts = FilterTexts(random: random)
