@@ -167,7 +167,8 @@ struct PostgresSessionTests {
         let start = ContinuousClock.now
         let error = await #expect(throws: PostgresError.self) { try await session.run(PostgresStatement("SELECT 1")) }
         #expect(error?.code == .cannotConnect)
-        #expect(ContinuousClock.now - start < .seconds(5))
+        // Far more than it takes: the machine may be busy.
+        #expect(ContinuousClock.now - start < .seconds(30))
         await session.close()
     }
 
