@@ -57,6 +57,8 @@ final class BatchFold {
     var cache: TraceCache
     /// Traces that are known to have been over their limit before their first document here.
     var exceeded: Set<TraceKey> = []
+    /// Which traces may be stored; nil: any.
+    var stored: TraceFilter?
 
     init(store: TraceStore, limits: TraceLimits, segmentLimits: SegmentLimits, cacheCapacity: Int) {
         self.store = store
@@ -176,6 +178,9 @@ final class BatchFold {
 
     /// Reads the traces that the cache did not have; one that is not stored either is new.
     private func load(_ touched: inout [Touched]) async throws(TraceStoreError) {
+        for index in touched.indices where touched[index].state.version < 0 {
+            if stored?.insert(touched[index].key) == true { touched[index].state.version = 0 }
+        }
         let unknown = touched.indices.filter { touched[$0].state.version < 0 }
         for (account, places) in Dictionary(grouping: unknown, by: { touched[$0].key.account }) {
             let stored = try await store.storedTraces(account: account, ids: places.map { touched[$0].key.id })

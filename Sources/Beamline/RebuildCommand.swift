@@ -21,6 +21,7 @@ struct RebuildCommand: AsyncParsableCommand {
             """)
 
     @OptionGroup var database: DatabaseOptions
+    @OptionGroup var log: LogOptions
     @Option(
         help: """
             Replay the records received from then on; what came before is taken from the stored documents. Seconds since 1970, \
@@ -47,22 +48,12 @@ struct RebuildCommand: AsyncParsableCommand {
             options.from =
                 try VerifyCommand.seconds(from, name: "--from", now: Int64(Date().timeIntervalSince1970)) * 1_000_000
         }
-        let isIdentical = try await database.withDatabase { configuration in
-            // A log that has more partitions keeps them.
-            var logOptions = PostgresLogOptions()
-            logOptions.partitionCount = 1
-            logOptions.tailBytes = 0
-            let log = try await PostgresLog.open(database: configuration, options: logOptions, logger: commandLogger)
-            do {
-                let result = try await rebuild(log, configuration, options)
-                await log.close()
-                return result
-            } catch {
-                await log.close()
-                throw error
+        let isExchanged = try await database.withStore { store in
+            try await database.withLog(log, store: store) { log in
+                try await database.withDatabase { try await rebuild(log, $0, options) }
             }
         }
-        if !isIdentical { throw ExitCode.failure }
+        if !isExchanged { throw ExitCode.failure }
     }
 
     /// - Returns: whether the new tables serve.

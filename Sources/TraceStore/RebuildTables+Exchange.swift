@@ -11,6 +11,8 @@ public struct RebuildFence: Sendable {
     /// How far the tables that serve are; nobody moves it until the fence goes.
     public var positions: [PartitionState]
     var transaction: String
+    /// Names the rows of this rebuild.
+    var generation: Int64
 }
 
 /// What the comparison of a table found.
@@ -46,7 +48,7 @@ extension RebuildTables {
     // MARK: Fence
 
     /// Holds every commit of an aggregator from here on. A commit under way is waited for.
-    public func raiseFence() async throws(TraceStoreError) -> RebuildFence {
+    public func raiseFence(_ plan: RebuildPlan) async throws(TraceStoreError) -> RebuildFence {
         let what = "cannot hold the aggregators still"
         do {
             try await script("BEGIN; LOCK TABLE \(old("log_positions")) IN SHARE ROW EXCLUSIVE MODE", what)
@@ -56,7 +58,7 @@ extension RebuildTables {
                 SELECT partition, position, checked_position, owner_epoch, received_through FROM \(old("log_positions"))
                 WHERE partition >= 0 ORDER BY partition
                 """, what)
-            return RebuildFence(positions: TraceStore.partitionStates(rows), transaction: transaction.text(0, 0))
+            return RebuildFence(positions: TraceStore.partitionStates(rows), transaction: transaction.text(0, 0), generation: plan.generation)
         } catch {
             await lowerFence()
             throw error
@@ -218,10 +220,7 @@ extension RebuildTables {
             "INSERT INTO \(new("log_positions")) SELECT * FROM \(old("log_positions"))",
             "UPDATE \(new("log_positions")) SET owner_epoch = owner_epoch + 1, checked_position = position",
         ]
-        // Under a partition, so that they are merged, and by names that no batch of it has.
-        statements += derived.filter(\.isNamedByPartition).map {
-            "UPDATE \(new($0.name)) SET partition = 0, last_offset = -1 - last_offset WHERE partition = \(Self.workPartition)"
-        }
+        statements += renamingStatements(fence.generation)
         statements += Self.inboxStatements(old: old("inbox"), new: new("inbox"), cleared: old("inbox_cleared"))
         statements += ["CREATE SCHEMA \(quoted(retired))"]
         for (from, to) in [(serving, retired), (building, serving)] {

@@ -19,6 +19,9 @@ public struct RebuildPlan: Sendable, Equatable {
     /// The indexes that nobody needs while tables are filled are there.
     public var hasIndexes = false
 
+    /// Below all offsets, and 2^32 names apart from that of a rebuild begun in another second (good until 2090).
+    var generation: Int64 { (1_600_000_000 - begunAt / 1_000_000) << 32 }
+
     public init(begunAt: Micros, from: Micros?, startOffsets: [Int: Int64]) {
         self.begunAt = begunAt
         self.from = from
@@ -254,8 +257,23 @@ public final class RebuildTables: Sendable {
         try await mark("indexes", with: definitions.joined(separator: ";\n"))
     }
 
-    /// The days that the serving tables have, and statistics for the planner.
-    public func finishLoading() async throws(TraceStoreError) {
+    /// Gives rows that are named by the offsets of their batch names that no other row ever had or will have. A reader that
+    /// has listed rows, or a process that is merging some, must not find others under the same names after the exchange.
+    func renamingStatements(_ generation: Int64) -> [String] {
+        derived.filter(\.isNamedByPartition).map { table in
+            """
+            UPDATE \(new(table.name)) r SET partition = greatest(r.partition, 0), last_offset = \(generation) - n.number
+            FROM (SELECT ctid, row_number() OVER () + (SELECT count(*) FROM \(new(table.name)) WHERE last_offset < 0) AS number
+                  FROM \(new(table.name)) WHERE last_offset >= 0) n
+            WHERE r.ctid = n.ctid
+            """
+        }
+    }
+
+    /// The days that the serving tables have, the names of rows (most of them; the exchange names the rest), and statistics for
+    /// the planner.
+    public func finishLoading(_ plan: RebuildPlan) async throws(TraceStoreError) {
+        try await script(renamingStatements(plan.generation).joined(separator: ";\n"))
         try await script(
             """
             BEGIN;

@@ -21,7 +21,7 @@ struct DerivedTable: Sendable {
     var comparison: Comparison
     /// Nothing looks rows up by the table's secondary indexes while it is filled: they are made when it is full.
     var defersIndexes = false
-    /// Its rows bear the partition, a level and the last offset of the batch that wrote them.
+    /// Its rows are named by partition, level and the last offset of the batch that wrote them.
     var isNamedByPartition = false
 }
 

@@ -433,10 +433,9 @@ extension TraceStore {
         let (encodings, bytes) = try encodeBlocks(blocks.map(\.bytes))
         var statement = PostgresStatement("""
             INSERT INTO graph_blocks (account, minute, partition, last_offset, encoding, block, level, received_day)
-            SELECT *, $7, $8 FROM unnest($1::int8[], $2::int8[], $3::int4[], $4::int8[], $5::int2[], $6::bytea[])
+            SELECT *, 0, $7 FROM unnest($1::int8[], $2::int8[], $3::int4[], $4::int8[], $5::int2[], $6::bytea[])
             """)
         for column in [accounts, minutes, partitions, offsets, encodings, bytes] { statement.bind(column) }
-        statement.bind(Int32(options.blockLevel))
         statement.bind(receivedDay)
         return statement
     }

@@ -10,7 +10,6 @@ extension TraceStore {
     public static func rebuilding(_ tables: RebuildTables, writerCount: Int, logger: Logger) -> TraceStore {
         var options = TraceStoreOptions()
         options.writerCount = writerCount
-        options.blockLevel = 2
         var database = tables.database
         database.statementTimeout = .seconds(300)
         return TraceStore(database: database, options: options, logger: logger)

@@ -15,9 +15,6 @@ public struct TraceStoreOptions: Sendable {
     public var dictionaryBytes = 64 << 10
     /// How long a commit is repeated while PostgreSQL is away before it fails.
     public var commitPatience: Duration = .seconds(20)
-    /// `graph_blocks.level` of what commits write. A rebuild has one of its own, so that whoever is merging blocks while
-    /// the tables are exchanged never takes a new row for the old one of the same name.
-    var blockLevel: Int16 = 0
 
     public init() {}
 }

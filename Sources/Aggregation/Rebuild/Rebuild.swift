@@ -70,7 +70,9 @@ public struct Rebuild: Sendable {
             outcome = RebuildOutcome(plan: plan)
         }
         let starts = outcome.plan.startOffsets
-        var crew = try await hire(new)
+        let hasTables = outcome.isContinued || starts.values.contains { $0 > 0 }
+        let expected = try await targets(live).values.reduce(0, +)
+        var crew = try await hire(new, newRecords: hasTables ? nil : Int(expected))
 
         if !outcome.plan.hasDocuments {
             if starts.values.contains(where: { $0 > 0 }) {
@@ -101,7 +103,7 @@ public struct Rebuild: Sendable {
         try await crew.work.settleAllLinks()
         await crew.forget()
         try await new.removeDays(before: firstDay)
-        try await tables.finishLoading()
+        try await tables.finishLoading(outcome.plan)
 
         report(RebuildProgress(.comparison))
         // From here on every trace that is touched is looked at again.
@@ -179,7 +181,8 @@ public struct Rebuild: Sendable {
     }
 
     /// Claims the partitions of the new tables: an earlier rebuild that still runs can commit nothing more.
-    private func hire(_ new: TraceStore, workerCount: Int? = nil) async throws -> Crew {
+    /// - Parameter newRecords: number of records to come into empty tables; nil: they are not empty.
+    private func hire(_ new: TraceStore, workerCount: Int? = nil, newRecords: Int? = nil) async throws -> Crew {
         let work = RebuildTables.workPartition
         let states = try await new.claim(partitions: [work] + Array(0..<log.partitionCount), owner: "rebuild")
         guard let own = states.first(where: { $0.partition == work }) else { throw RebuildError.fenced }
@@ -189,7 +192,7 @@ public struct Rebuild: Sendable {
             work: RebuildWork(store: new, options: options, state: own),
             workers: (0..<count).map { number in
                 (
-                    ReplayWorker(log: log, store: new, options: options),
+                    ReplayWorker(log: log, store: new, options: options, newRecords: newRecords.map { $0 / count }),
                     partitions.enumerated().filter { $0.offset % count == number }.map(\.element)
                 )
             })
@@ -272,7 +275,7 @@ public struct Rebuild: Sendable {
     ) async throws {
         report(RebuildProgress(.exchange))
         var (crew, changed, documents) = (crew, changed, documents)
-        let fence = try await tables.raiseFence()
+        let fence = try await tables.raiseFence(outcome.plan)
         let began = ContinuousClock.now
         do {
             let targets = Dictionary(fence.positions.map { ($0.partition, $0.position) }) { $1 }

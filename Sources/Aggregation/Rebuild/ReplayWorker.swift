@@ -18,13 +18,15 @@ actor ReplayWorker {
     private var commitUnderWay: Task<Void, any Error>?
     private var changed: Set<TraceKey> = []
 
-    init(log: any SegmentLog, store: TraceStore, options: RebuildOptions) {
+    /// - Parameter newRecords: number of records to come, if nobody has written a trace of these partitions before; else nil.
+    init(log: any SegmentLog, store: TraceStore, options: RebuildOptions, newRecords: Int?) {
         self.log = log
         self.store = store
         self.options = options
         fold = BatchFold(
             store: store, limits: TraceLimits(traceBytes: options.maxTraceBytes), segmentLimits: options.segmentLimits,
             cacheCapacity: options.cacheEntities)
+        fold.stored = newRecords.map { TraceFilter(recordCount: $0) }
     }
 
     /// Replays up to the targets.
