@@ -31,6 +31,12 @@ public protocol TraceReading: Sendable {
     /// All blocks of the minutes (minutes since 1970), of one snapshot of the store.
     func graphBlocks(account: AccountID, minutes: Range<Int64>) async throws -> [GraphBlockRow]
 
+    /// The account's groups as they are now, `Default` among them.
+    func groups(account: AccountID) async throws -> GroupSet
+
+    /// All blocks of a group's members in the minutes, of one snapshot of the store, in order of minute.
+    func groupBlocks(account: AccountID, groupKey: Int64, minutes: Range<Int64>) async throws -> [GroupBlockRow]
+
     /// The partition a trace lives in.
     func partition(of id: TraceID) -> Int
 
