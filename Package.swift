@@ -78,7 +78,7 @@ let package = Package(
         module("PostgreSQL", ["CPostgreSQL", logging]),
         module("PrivatePostgreSQL", [logging, lifecycle]),
         module("SegmentLog", ["PostgreSQL", "Segments", "CZstd", "CKafka", logging]),
-        module("TraceStore", ["PostgreSQL", "AccessControl", "Segments", "TraceAssembly", "ServiceGraph", "SearchIndex", "CZstd", logging]),
+        module("TraceStore", ["PostgreSQL", "AccessControl", "FilterExpressions", "Segments", "TraceAssembly", "ServiceGraph", "SearchIndex", "CZstd", logging]),
 
         // Roles.
         module("APIServer", ["AccessControl", "XRayAPI", "Segments", "JSONText", "Observability", "CZlib",
@@ -86,7 +86,7 @@ let package = Package(
                              unixSignals, crypto, logging, lifecycle]),
         module("Ingest", ["SegmentLog", "AccessControl", "APIServer", "XRayAPI", "Segments", "JSONText", "Observability",
                           nioPosix, nioCore, logging, lifecycle]),
-        module("Aggregation", ["SegmentLog", "TraceStore", "PostgreSQL", "Segments", "TraceAssembly", "ServiceGraph", "SearchIndex", "Observability", logging, lifecycle]),
+        module("Aggregation", ["SegmentLog", "TraceStore", "PostgreSQL", "FilterExpressions", "Segments", "TraceAssembly", "ServiceGraph", "SearchIndex", "Observability", logging, lifecycle]),
         module("Query", ["SegmentLog", "TraceStore", "AccessControl", "XRayAPI", "Segments", "TraceAssembly", "ServiceGraph", "SearchIndex", "FilterExpressions", "JSONText",
                          "Observability", "APIServer", logging]),
         module("LoadGeneration", ["AccessControl", "Segments", "JSONText", crypto,

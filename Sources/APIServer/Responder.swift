@@ -164,7 +164,7 @@ final class Responder: Sendable {
 }
 
 extension APIError {
-    init(_ refusal: AccessRefusal) {
+    public init(_ refusal: AccessRefusal) {
         self.init(name: refusal.name, status: refusal.status, message: refusal.message)
     }
 }

@@ -26,6 +26,8 @@ public enum Role: String, CaseIterable, Hashable, Sendable {
     case write
     /// Policy R, `AWSXrayReadOnlyAccess`: search and read traces, graphs, groups and insights.
     case read
+    /// Policy R+, `XRayReaderPlus`: `read`, and the reading operations that AWS's policy leaves out.
+    case readPlus = "read-plus"
     /// Policy A, `AWSXrayFullAccess`: `xray:*`.
     case admin
 
@@ -33,6 +35,7 @@ public enum Role: String, CaseIterable, Hashable, Sendable {
         switch self {
         case .write: "arn:aws:iam::aws:policy/AWSXRayDaemonWriteAccess"
         case .read: "arn:aws:iam::aws:policy/AWSXrayReadOnlyAccess"
+        case .readPlus: "arn:aws:iam::aws:policy/XRayReaderPlus"
         case .admin: "arn:aws:iam::aws:policy/AWSXrayFullAccess"
         }
     }
@@ -43,6 +46,7 @@ public enum Role: String, CaseIterable, Hashable, Sendable {
         switch self {
         case .write: Self.writeActions.contains(action)
         case .read: Self.readActions.contains(action)
+        case .readPlus: Self.readActions.contains(action) || Self.readPlusActions.contains(action)
         case .admin: true
         }
     }
@@ -59,6 +63,20 @@ public enum Role: String, CaseIterable, Hashable, Sendable {
         "GetTimeSeriesServiceStatistics", "GetInsightSummaries", "GetInsight", "GetInsightEvents",
         "GetInsightImpactGraph",
     ])
+
+    private static let readPlusActions: Set<String> = [
+        "GetEncryptionConfig", "GetIndexingRules", "GetTraceSegmentDestination", "StartTraceRetrieval",
+        "ListRetrievedTraces", "GetRetrievedTracesGraph", "CancelTraceRetrieval",
+    ]
+}
+
+extension Caller {
+    /// For an operation that needs the permission for a second action, as creating something with tags does.
+    public func require(_ action: String, on resource: String) throws(AccessRefusal) {
+        guard role.isAllowed(action) else {
+            throw .notAuthorized(self, action: action, resource: resource, missing: .identity)
+        }
+    }
 }
 
 /// The ARNs of principals. Source: `auth-and-accounts.md` §1.

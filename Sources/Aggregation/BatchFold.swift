@@ -47,6 +47,8 @@ final class BatchFold {
         var links: [Link] = []
         /// What it contributed before the batch; nil: it was not there.
         var before: Contributions.Before?
+        /// The same for its groups, by their keys.
+        var groupsBefore: [Int64: Contributions.Before] = [:]
         var mustBeWritten: Bool { isChanged || (!links.isEmpty && !state.trace.entities.isEmpty) }
     }
 
@@ -54,6 +56,7 @@ final class BatchFold {
     let limits: TraceLimits
     private let parser: SegmentParser
     private let storedParser = LinkFactsLookup.makeParser()
+    private let groupFilters = GroupFilters()
     var cache: TraceCache
     /// Traces that are known to have been over their limit before their first document here.
     var exceeded: Set<TraceKey> = []
@@ -75,36 +78,44 @@ final class BatchFold {
         result.rows.positions = moves
         var touched: [Touched] = []
         var contributions: [AccountID: Contributions] = [:]
-
         var search = SearchDeltas()
 
-        try await gather(batches, into: &touched, &result)
+        gather(batches, into: &touched, &result)
+        let rules = try await store.rules(of: Set(touched.map(\.key.account)))
+        var groups = GroupFold(rules: rules, filters: groupFilters)
+        try await load(&touched, groups)
         for index in touched.indices {
             let account = touched[index].key.account
-            if !touched[index].state.trace.entities.isEmpty {
+            if !touched[index].state.trace.entities.isEmpty, touched[index].state.isIndexed {
+                let forest = Forest(touched[index].state.trace)
                 touched[index].before = contributions[account, default: Contributions()].before(
-                    Forest(touched[index].state.trace), links: touched[index].state.usedFacts)
+                    forest, links: touched[index].state.usedFacts)
+                touched[index].groupsBefore = groups.before(forest, &touched[index].state, account: account)
             }
             let knownCount = touched[index].state.trace.entities.count
             touched[index].hadLinks = !linksInUse(of: touched[index].state.trace).isEmpty
-            apply(&touched[index], &result)
+            apply(&touched[index], groups, &result)
             result.knownEntityCount += knownCount
             result.newEntityCount += touched[index].state.trace.entities.count - knownCount
         }
-        try await resolveLinks(&touched, &result)
+        try await resolveLinks(&touched, groups, &result)
         for index in touched.indices {
             let forest = Forest(touched[index].state.trace)
             let account = touched[index].key.account
-            if let before = touched[index].before {
+            if !touched[index].state.isIndexed {
+                // Stored, readable by id, a target of links; nothing else.
+            } else if let before = touched[index].before {
                 result.retractionCount += contributions[account, default: Contributions()].replace(
                     before, by: forest, links: touched[index].state.usedFacts)
                 touched[index].before = nil
             } else {
                 contributions[account, default: Contributions()].add(forest, links: touched[index].state.usedFacts)
             }
+            groups.replace(touched[index].groupsBefore, by: forest, &touched[index].state, account: account)
+            touched[index].groupsBefore = [:]
             if touched[index].mustBeWritten { write(forest, of: &touched[index], &search, &result) }
         }
-        writeBlocks(contributions, &result)
+        writeBlocks(contributions, groups, &result)
         result.rows.searchSegments = search.finish(positions: result.rows.positions)
         // Two workers that write some of the same traces lock their rows in the same order.
         result.rows.traces.sort { ($0.account.rawValue, $0.id) < ($1.account.rawValue, $1.id) }
@@ -117,9 +128,7 @@ final class BatchFold {
     }
 
     /// Parses the records and brings together each trace with what the batch has for it.
-    private func gather(
-        _ batches: [LogBatch], into touched: inout [Touched], _ result: inout FoldedBatch
-    ) async throws(TraceStoreError) {
+    private func gather(_ batches: [LogBatch], into touched: inout [Touched], _ result: inout FoldedBatch) {
         var places: [TraceKey: Int] = [:]
         for batch in batches {
             for entry in batch.entries {
@@ -147,7 +156,6 @@ final class BatchFold {
                 if let record { touched[place].records.append(record) } else { touched[place].isTouchRequested = true }
             }
         }
-        try await load(&touched)
     }
 
     /// Parses a document, or puts it into the inbox: a poison record never stops its partition.
@@ -177,7 +185,7 @@ final class BatchFold {
     }
 
     /// Reads the traces that the cache did not have; one that is not stored either is new.
-    private func load(_ touched: inout [Touched]) async throws(TraceStoreError) {
+    private func load(_ touched: inout [Touched], _ groups: GroupFold) async throws(TraceStoreError) {
         for index in touched.indices where touched[index].state.version < 0 {
             if stored?.insert(touched[index].key) == true { touched[index].state.version = 0 }
         }
@@ -188,18 +196,28 @@ final class BatchFold {
             var consumers: [TraceID] = []
             for place in places {
                 touched[place].state.version = 0
-                guard let found = byID[touched[place].key.id] else { continue }
+                guard let found = byID[touched[place].key.id] else {
+                    touched[place].state.isIndexed = groups.isIndexed(touched[place].key)
+                    continue
+                }
+                touched[place].state.isIndexed = found.isIndexed
                 touched[place].state.trace = LinkFactsLookup.refold(found, account: account, parser: storedParser)
                 touched[place].state.version = found.version
                 if !linksInUse(of: touched[place].state.trace).isEmpty { consumers.append(found.id) }
             }
             let used = try await LinkFactsLookup.usedFacts(of: consumers, account: account, in: store)
             for place in places { touched[place].state.usedFacts = used[touched[place].key.id] ?? [:] }
+            guard groups.hasGroups(account), !stored.isEmpty else { continue }
+            let members = try await store.groupMembers(account: account, traces: stored.map(\.id))
+            let membersOf = Dictionary(grouping: members, by: \.trace)
+            for place in places {
+                touched[place].state.memberships = (membersOf[touched[place].key.id] ?? []).map { Membership($0) }
+            }
         }
     }
 
     /// Folds the batch's documents of one trace in log order.
-    private func apply(_ touched: inout Touched, _ result: inout FoldedBatch) {
+    private func apply(_ touched: inout Touched, _ groups: GroupFold, _ result: inout FoldedBatch) {
         for record in touched.records {
             let entry = record.entry
             let wasExceeded = touched.state.trace.limitExceeded
@@ -213,6 +231,7 @@ final class BatchFold {
                     StoredDocument(
                         receivedAt: entry.receivedAt, partition: record.partition, offset: entry.offset,
                         bytes: entry.value))
+                groups.admit(&touched.state, receivedAt: entry.receivedAt)
             case .ignored:
                 break
             case .overLimit:
@@ -228,11 +247,13 @@ final class BatchFold {
     }
 
     /// Finds out what the links of changed consumers resolve to now.
-    private func resolveLinks(_ touched: inout [Touched], _ result: inout FoldedBatch) async throws(TraceStoreError) {
+    private func resolveLinks(
+        _ touched: inout [Touched], _ groups: GroupFold, _ result: inout FoldedBatch
+    ) async throws(TraceStoreError) {
         var wanted: [AccountID: Set<Link>] = [:]
         for index in touched.indices where touched[index].isChanged || touched[index].isTouchRequested {
             touched[index].links = linksInUse(of: touched[index].state.trace)
-            if touched[index].links.isEmpty, touched[index].hadLinks { evaluateLinks(&touched[index], [:], &result) }
+            if touched[index].links.isEmpty, touched[index].hadLinks { evaluateLinks(&touched[index], ResolvedLinks(), groups, &result) }
             if !touched[index].links.isEmpty {
                 wanted[touched[index].key.account, default: []].formUnion(touched[index].links)
             }
@@ -240,7 +261,7 @@ final class BatchFold {
         guard !wanted.isEmpty else { return }
         let places = Dictionary(touched.indices.map { (touched[$0].key, $0) }) { $1 }
         for (account, links) in wanted {
-            var facts: [Link: LinkFacts] = [:]
+            var facts = ResolvedLinks()
             var elsewhere: [Link] = []
             for (target, links) in Dictionary(grouping: links, by: \.traceID) {
                 // Traces of this batch are ahead of the tables. A producer that changes later touches its consumers.
@@ -249,36 +270,42 @@ final class BatchFold {
                     continue
                 }
                 let state = touched[place].state
-                facts.merge(LinkFactsLookup.facts(of: links.map(\.entityID), in: state.trace, used: state.usedFacts)) {
-                    $1
-                }
+                facts.add(
+                    links.map(\.entityID), of: state.trace, used: state.usedFacts, memberships: state.memberships)
             }
-            let stored = try await LinkFactsLookup.storedFacts(
-                of: elsewhere, account: account, in: store, parser: storedParser)
-            facts.merge(stored) { $1 }
+            facts.merge(
+                try await LinkFactsLookup.storedFacts(
+                    of: elsewhere, account: account, hasGroups: groups.hasGroups(account), in: store,
+                    parser: storedParser))
             for index in touched.indices where touched[index].key.account == account && !touched[index].links.isEmpty {
-                evaluateLinks(&touched[index], facts, &result)
+                evaluateLinks(&touched[index], facts, groups, &result)
             }
         }
     }
 
-    private func evaluateLinks(_ touched: inout Touched, _ facts: [Link: LinkFacts], _ result: inout FoldedBatch) {
+    private func evaluateLinks(
+        _ touched: inout Touched, _ facts: ResolvedLinks, _ groups: GroupFold, _ result: inout FoldedBatch
+    ) {
         touched.state.usedFacts = [:]
         var rows: [StoredLink] = []
         for link in touched.links {
-            let found = facts[link]
+            let found = facts.all[link]
             touched.state.usedFacts[link] = found
             rows.append(
                 StoredLink(consumer: touched.key.id, target: link.traceID, entity: link.entityID, facts: found?.encoded)
             )
         }
+        groups.evaluateLinks(touched.links, facts, &touched.state)
         result.rows.links.append(LinkReplacement(account: touched.key.account, consumer: touched.key.id, links: rows))
         result.consumers.append(touched.key)
     }
 
-    private func writeBlocks(_ contributions: [AccountID: Contributions], _ result: inout FoldedBatch) {
+    private func writeBlocks(
+        _ contributions: [AccountID: Contributions], _ groups: GroupFold, _ result: inout FoldedBatch
+    ) {
         // The delta is named by one of the batch's partitions; readers add up all of them.
         guard let move = result.rows.positions.first(where: { $0.to > $0.from }) else { return }
+        result.rows.groups = groups.changes(move)
         for (account, sum) in contributions {
             for block in sum.blocks() {
                 result.rows.blocks.append(
@@ -299,11 +326,12 @@ final class BatchFold {
         result.rows.traces.append(
             TraceChange(
                 account: touched.key.account, id: touched.key.id, expectedVersion: touched.state.version,
-                newDocuments: touched.newDocuments, rootStart: clocks.rootStart, receipts: trace.receipts,
+                newDocuments: touched.newDocuments, rootStart: touched.state.isIndexed ? clocks.rootStart : nil,
+                receipts: trace.receipts,
                 ends: clocks.ends, revision: trace.revision, limitExceeded: trace.limitExceeded,
-                storedBytes: trace.storedBytes))
+                storedBytes: trace.storedBytes, isIndexed: touched.state.isIndexed))
         touched.state.version += 1
-        if touched.isChanged { search.add(forest, version: touched.state.version, clocks: clocks) }
+        if touched.isChanged, touched.state.isIndexed { search.add(forest, version: touched.state.version, clocks: clocks) }
         // A consumer that was only evaluated again is a producer too: its root may be linked now.
         result.changed.append(touched.key)
     }

@@ -54,19 +54,46 @@ enum LinkFactsLookup {
     }
 
     /// Facts of links whose targets are read from the store.
+    /// - Parameter hasGroups: false: not asked for facts within groups.
     static func storedFacts(
-        of links: [Link], account: AccountID, in store: TraceStore, parser: SegmentParser
-    ) async throws(TraceStoreError) -> [Link: LinkFacts] {
-        guard !links.isEmpty else { return [:] }
+        of links: [Link], account: AccountID, hasGroups: Bool, in store: TraceStore, parser: SegmentParser
+    ) async throws(TraceStoreError) -> ResolvedLinks {
+        var result = ResolvedLinks()
+        guard !links.isEmpty else { return result }
         let targets = Dictionary(grouping: Set(links), by: \.traceID)
         let producers = try await store.storedTraces(account: account, ids: Array(targets.keys))
         let used = try await usedFacts(of: producers.map(\.id), account: account, in: store)
-        var result: [Link: LinkFacts] = [:]
+        let members = hasGroups ? try await store.groupMembers(account: account, traces: producers.map(\.id)) : []
+        let memberships = Dictionary(grouping: members, by: \.trace).mapValues { $0.map { Membership($0) } }
         for producer in producers {
             let trace = refold(producer, account: account, parser: parser)
             let entities = (targets[producer.id] ?? []).map(\.entityID)
-            result.merge(facts(of: entities, in: trace, used: used[producer.id] ?? [:])) { $1 }
+            result.add(
+                entities, of: trace, used: used[producer.id] ?? [:], memberships: memberships[producer.id] ?? [])
         }
         return result
+    }
+}
+
+/// What links resolve to, and what they resolve to within each group (ruling R-28).
+struct ResolvedLinks {
+    var all: [Link: LinkFacts] = [:]
+    /// By the group's key; only links to members are there.
+    var groups: [Int64: [Link: LinkFacts]] = [:]
+
+    /// Adds what links to entities of one producer resolve to.
+    mutating func add(
+        _ entities: [EntityID], of producer: Trace, used: [Link: LinkFacts], memberships: [Membership]
+    ) {
+        all.merge(LinkFactsLookup.facts(of: entities, in: producer, used: used)) { $1 }
+        for membership in memberships {
+            let facts = LinkFactsLookup.facts(of: entities, in: producer, used: membership.usedFacts)
+            groups[membership.groupKey, default: [:]].merge(facts) { $1 }
+        }
+    }
+
+    mutating func merge(_ other: ResolvedLinks) {
+        all.merge(other.all) { $1 }
+        groups.merge(other.groups) { $0.merging($1) { $1 } }
     }
 }

@@ -53,10 +53,22 @@ struct LinkRecheck: Sendable {
         guard !rows.isEmpty else { return [] }
         let parser = LinkFactsLookup.makeParser()
         let links = rows.map { Link(traceID: $0.target, entityID: $0.entity) }
-        let facts = try await LinkFactsLookup.storedFacts(of: links, account: account, in: store, parser: parser)
+        let members = try await store.groupMembers(account: account, traces: Array(Set(rows.map(\.consumer))))
+        let facts = try await LinkFactsLookup.storedFacts(
+            of: links, account: account, hasGroups: !members.isEmpty, in: store, parser: parser)
         var outdated: Set<TraceID> = []
-        for row in rows where facts[Link(traceID: row.target, entityID: row.entity)]?.encoded != row.facts {
+        for row in rows where facts.all[Link(traceID: row.target, entityID: row.entity)]?.encoded != row.facts {
             outdated.insert(row.consumer)
+        }
+        let rowsOf = members.isEmpty ? [:] : Dictionary(grouping: rows, by: \.consumer)
+        for member in members where !outdated.contains(member.trace) {
+            let used = GroupLinks.decode(member.links)
+            let now = facts.groups[member.groupKey] ?? [:]
+            let isChanged = (rowsOf[member.trace] ?? []).contains { row in
+                let link = Link(traceID: row.target, entityID: row.entity)
+                return used[link] != now[link]
+            }
+            if isChanged { outdated.insert(member.trace) }
         }
         return outdated.sorted()
     }

@@ -59,7 +59,10 @@ public struct Maintenance: Service {
                         preparedDay = day
                     }
                     if isInCharge { _ = try await store.mergeSearchSegments(now: clock() / 3_600_000_000) }
-                    if round % 6 == 0, isInCharge { try await compact() }
+                    if round % 6 == 0, isInCharge {
+                        try await compact()
+                        try await store.removeDeletedGroups()
+                    }
                 } catch is CancellationError {
                     break
                 } catch {
@@ -92,6 +95,19 @@ public struct Maintenance: Service {
         }
         metrics.lag(lags)
         metrics.inboxSize(try await store.inboxCount())
+        if isInCharge { try await measureGroups() } else { metrics.groupTraces([]) }
+    }
+
+    /// What joined each group in the last whole minute.
+    private func measureGroups() async throws {
+        let counts = try await store.groupCounts(minute: clock() / 60_000_000 - 1).map { entry in
+            (
+                account: entry.account.description, group: entry.group, total: Int(entry.counts.total),
+                ok: Int(entry.counts.ok), error: Int(entry.counts.error), fault: Int(entry.counts.fault),
+                throttle: Int(entry.counts.throttle)
+            )
+        }
+        metrics.groupTraces(counts)
     }
 
     /// Removes whole old days of the log, none that holds a record not folded yet.

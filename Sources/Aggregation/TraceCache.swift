@@ -14,6 +14,9 @@ struct CachedTrace {
     var version: Int
     /// Facts about link targets that the stored contributions used.
     var usedFacts: [Link: LinkFacts]
+    /// False: the indexing rule left the trace out, so it has no summary and contributes nothing.
+    var isIndexed = true
+    var memberships: [Membership] = []
 }
 
 struct TraceCache {

@@ -15,7 +15,7 @@ struct KeyCommand: AsyncParsableCommand {
         static let configuration = CommandConfiguration(abstract: "Create an access key and show it, once.")
         @OptionGroup var database: DatabaseOptions
         @Argument(help: "The account, 12 digits.") var account: AccountID
-        @Option(help: "What the key may do: write (send), read (query) or admin (everything).") var role: Role = .admin
+        @Option(help: "What the key may do: write (send), read (query), read-plus (also retrieval and settings) or admin (everything).") var role: Role = .admin
         @Option(help: "Name of the user it belongs to. (default: the root for admin, else the role's name)") var user:
             String?
         @Option(help: "Write it to this file, AWS shared-credentials format, mode 600, instead of showing the secret.")

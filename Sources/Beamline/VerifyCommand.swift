@@ -58,8 +58,9 @@ struct VerifyCommand: AsyncParsableCommand {
 
         for result in results {
             let verdict = result.differences.isEmpty ? "no difference" : "\(result.differences.count) differences"
+            let groups = result.groups == 0 ? "" : " and for \(result.groups) groups"
             print(
-                "account \(result.account): \(result.observations) observations compared, recounted from \(result.documents) documents of \(result.traces) traces: \(verdict)"
+                "account \(result.account): \(result.observations) observations compared, recounted from \(result.documents) documents of \(result.traces) traces\(groups): \(verdict)"
             )
             for difference in result.differences.prefix(limit) { print("  " + difference) }
             if result.differences.count > limit { print("  … and \(result.differences.count - limit) more") }

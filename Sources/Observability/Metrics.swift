@@ -26,6 +26,7 @@ public final class Metrics: Sendable {
     let retractions: Counter
     let inboxed: Counter
     let inboxDocuments: Gauge
+    let groupTraces: Gauge
     // Cluster.
     let leaseMoves: Counter
     let partitionsOwned: Gauge
@@ -82,6 +83,10 @@ public final class Metrics: Sendable {
         inboxed = r.counter(
             "beamline_inbox_documents_total", "Documents put into the rejected-document inbox.", labels: ["reason"])
         inboxDocuments = r.gauge("beamline_inbox_documents", "Documents in the rejected-document inbox now.")
+
+        groupTraces = r.gauge(
+            "beamline_group_traces", "ApproximateTraceCount: traces that joined a group in the last whole minute.",
+            labels: ["account", "group", "outcome"])
 
         leaseMoves = r.counter(
             "beamline_lease_moves_total",
@@ -163,6 +168,22 @@ public final class Metrics: Sendable {
     public func documentsInboxed(_ count: Int = 1, reason: String) { inboxed.add(Double(count), [reason]) }
 
     public func inboxSize(_ documents: Int) { inboxDocuments.set(Double(documents)) }
+
+    /// Traces that joined each group within a minute: `total`, then by the class of their root. Groups that are not named
+    /// are gone.
+    public func groupTraces(
+        _ groups: [(account: String, group: String, total: Int, ok: Int, error: Int, fault: Int, throttle: Int)]
+    ) {
+        var values: [[String]: Double] = [:]
+        for entry in groups {
+            let counts = [
+                ("total", entry.total), ("ok", entry.ok), ("error", entry.error), ("fault", entry.fault),
+                ("throttle", entry.throttle),
+            ]
+            for (outcome, count) in counts { values[[entry.account, entry.group, outcome]] = Double(count) }
+        }
+        groupTraces.setAll(values)
+    }
 
     // MARK: Cluster
 

@@ -44,17 +44,25 @@ public final class QueryService: Sendable {
     let gate: WorkGate
     let snapshots: GraphSnapshots
     let completeness: Completeness
+    /// The tables of the control operations; nil: they are not served.
+    let control: TraceStore?
+    let region: String
 
     /// - Parameters:
     ///   - tokens: must be made from the same secret on every node, and after every start.
+    ///   - control: the store of groups, tags, indexing rules and retrievals; nil: their operations are not served.
+    ///   - region: of the ARNs that are made.
     ///   - now: microseconds since 1970.
     public init(
-        reading: any TraceReading, tokens: PageTokenSealer, limits: QueryLimits = QueryLimits(), logger: Logger,
+        reading: any TraceReading, tokens: PageTokenSealer, limits: QueryLimits = QueryLimits(),
+        control: TraceStore? = nil, region: String = "us-east-1", logger: Logger,
         now: @escaping @Sendable () -> Micros
     ) {
         self.reading = reading
         self.tokens = tokens
         self.limits = limits
+        self.control = control
+        self.region = region
         self.now = now
         self.logger = logger
         gate = WorkGate(capacity: limits.tracesInMemory, maxWaiters: limits.waitingRequests)
@@ -176,66 +184,88 @@ extension QueryService {
     public func getServiceGraph(
         body: [UInt8], account: AccountID, isFresh: Bool = false
     ) async throws(APIError) -> QueryAnswer {
-        let request = try GetServiceGraphRequest(body: body, account: account)
+        let request = try GetServiceGraphRequest(body: body)
+        let group = try await memberGroup(request.group, account: account)
+        let call = GraphCall(
+            request: request, group: group, hash: requestHash(request.hash, groupKey: group?.key ?? 0), account: account,
+            isFresh: isFresh)
         guard let text = request.nextToken else {
-            let (graph, completeTo) = try await serviceGraph(request, account: account, isFresh: isFresh)
-            return try answer(request, page: 0, of: graph, completeTo: completeTo, account: account)
+            let (graph, completeTo) = try await serviceGraph(call)
+            return try answer(call, page: 0, of: graph, completeTo: completeTo)
         }
         let bytes = try tokens.position(
-            in: text, operation: GetServiceGraphRequest.operation, account: account, requestHash: request.hash,
-            now: now())
+            in: text, operation: GetServiceGraphRequest.operation, account: account, requestHash: call.hash, now: now())
         guard let position = GraphPosition(bytes) else { throw PageToken.invalid(text) }
-        let key = GraphSnapshots.Key(account: account, requestHash: request.hash, digest: position.digest)
-        if let (graph, completeTo) = snapshots.graph(for: key, now: now()), position.page < graph.pages.count {
-            return try answer(request, page: position.page, of: graph, completeTo: completeTo, account: account)
+        if let (graph, completeTo) = snapshots.graph(for: call.key(position.digest), now: now()),
+            position.page < graph.pages.count
+        {
+            return try answer(call, page: position.page, of: graph, completeTo: completeTo)
         }
-        let (graph, completeTo) = try await serviceGraph(request, account: account, isFresh: isFresh)
+        let (graph, completeTo) = try await serviceGraph(call)
         // Other nodes than when the walk began: its pages do not fit together any more, the client has to start again.
         guard graph.digest == position.digest, position.page < graph.pages.count else { throw PageToken.invalid(text) }
-        return try answer(request, page: position.page, of: graph, completeTo: completeTo, account: account)
+        return try answer(call, page: position.page, of: graph, completeTo: completeTo)
+    }
+
+    private struct GraphCall {
+        var request: GetServiceGraphRequest
+        /// Nil: all traces.
+        var group: TraceGroup?
+        /// What page tokens are bound to.
+        var hash: [UInt8]
+        var account: AccountID
+        var isFresh: Bool
+
+        func key(_ digest: [UInt8]) -> GraphSnapshots.Key {
+            GraphSnapshots.Key(account: account, requestHash: hash, digest: digest)
+        }
     }
 
     private func serviceGraph(
-        _ request: GetServiceGraphRequest, account: AccountID, isFresh: Bool
+        _ call: GraphCall
     ) async throws(APIError) -> (graph: ServiceGraphPages, completeTo: Micros) {
-        let completeTo = try await completeTo(nil, isFresh ? .fresh : .atOnce)
-        let window = request.window
+        let completeTo = try await completeTo(nil, call.isFresh ? .fresh : .atOnce)
+        let window = call.request.window
         return try await gate.withUnits(limits.chunkTraces) { () async throws(APIError) in
-            var builder = ServiceGraphBuilder(receivingAccount: account, window: window)
+            var builder = ServiceGraphBuilder(receivingAccount: call.account, window: window)
+            // Of traces that an older version of the filter made members: is anything of them in the window?
+            var old = ServiceGraphBuilder(receivingAccount: call.account, window: window)
             if !window.isEmpty {
                 let minutes = window.lowerBound / 60..<(window.upperBound + 59) / 60
-                let rows = try await read("graph blocks") {
-                    try await reading.graphBlocks(account: account, minutes: minutes)
-                }
-                for (index, row) in rows.enumerated() {
-                    try await read("graph block") { try builder.add(row.bytes) }
+                let blocks = try await blocks(of: call.group, minutes: minutes, account: call.account)
+                for (index, block) in blocks.enumerated() {
+                    try await read("graph block") {
+                        try builder.add(block.bytes)
+                        if block.isOld { try old.add(block.bytes) }
+                    }
                     if index % 64 == 63 { await Task.yield() }
                 }
             }
-            let graph = ServiceGraphPages(try await read("graph blocks") { try builder.build() })
+            let hasOld = try await !read("graph blocks") { try old.build() }.services.isEmpty
+            let graph = ServiceGraphPages(
+                try await read("graph blocks") { try builder.build() }, containsOldGroupVersions: hasOld)
             if graph.pages.count > 1 {
-                let key = GraphSnapshots.Key(account: account, requestHash: request.hash, digest: graph.digest)
-                snapshots.keep(graph, completeTo: completeTo, for: key, now: now())
+                snapshots.keep(graph, completeTo: completeTo, for: call.key(graph.digest), now: now())
             }
             return (graph, completeTo)
         }
     }
 
     private func answer(
-        _ request: GetServiceGraphRequest, page: Int, of graph: ServiceGraphPages, completeTo: Micros,
-        account: AccountID
+        _ call: GraphCall, page: Int, of graph: ServiceGraphPages, completeTo: Micros
     ) throws(APIError) -> QueryAnswer {
         var nextToken: String?
         if page + 1 < graph.pages.count {
             let position = GraphPosition(page: page + 1, digest: graph.digest)
             nextToken = try tokens.seal(
                 PageToken(
-                    operation: GetServiceGraphRequest.operation, account: account, requestHash: request.hash,
+                    operation: GetServiceGraphRequest.operation, account: call.account, requestHash: call.hash,
                     position: position.bytes),
                 now: now())
         }
         let response = GetServiceGraphResponse(
-            window: request.window, services: graph.pages[page], nextToken: nextToken)
+            window: call.request.window, services: graph.pages[page],
+            containsOldGroupVersions: graph.containsOldGroupVersions, nextToken: nextToken)
         return QueryAnswer(body: response.body, completeTo: completeTo)
     }
 }

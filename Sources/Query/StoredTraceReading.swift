@@ -53,6 +53,14 @@ public struct StoredTraceReading: TraceReading {
         try await store.graphBlocks(account: account, minutes: minutes)
     }
 
+    public func groups(account: AccountID) async throws -> GroupSet { try await store.groups(account: account) }
+
+    public func groupBlocks(
+        account: AccountID, groupKey: Int64, minutes: Range<Int64>
+    ) async throws -> [GroupBlockRow] {
+        try await store.groupBlocks(account: account, groupKey: groupKey, minutes: minutes)
+    }
+
     public func partition(of id: TraceID) -> Int { LogPartition.of(id, count: log.partitionCount) }
 
     public func partitions(of id: TraceID) -> Set<Int> {

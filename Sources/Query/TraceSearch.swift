@@ -120,7 +120,7 @@ extension QueryService {
     ) async throws(APIError) -> SearchScan {
         var scan = SearchScan(position: start)
         guard !request.window.isEmpty else { return scan }
-        let groups = try await read("groups") { try await reading.groups(account: account) }
+        let groups = GroupResolver(of: try await read("groups") { try await reading.groups(account: account) }.groups)
         let search = FilteredSearch(
             filter: request.filter, groups: groups, plan: SearchPlan(request.filter, groups: groups),
             endedIn: request.timeRangeType == .service

@@ -17,6 +17,8 @@ public struct AggregationBatch: Sendable {
     public var inbox: [InboxEntry] = []
     /// The changed traces with a root as the search index has them, by account and hour.
     public var searchSegments: [SearchSegmentDelta] = []
+    /// What the batch changes for groups (`GroupChanges`); empty where accounts have none.
+    public var groups = GroupChanges()
 
     public init() {}
 }
@@ -82,10 +84,12 @@ public struct TraceChange: Sendable {
     public var limitExceeded: Bool
     /// Sum of the bytes of the documents that changed the trace.
     public var storedBytes: Int
+    /// False: stored and readable by id only, no summary (its `rootStart` is nil) and no contributions.
+    public var isIndexed: Bool
 
     public init(
         account: AccountID, id: TraceID, expectedVersion: Int, newDocuments: [StoredDocument], rootStart: Micros?,
-        receipts: [Micros], ends: [Micros], revision: Int, limitExceeded: Bool, storedBytes: Int
+        receipts: [Micros], ends: [Micros], revision: Int, limitExceeded: Bool, storedBytes: Int, isIndexed: Bool = true
     ) {
         self.account = account
         self.id = id
@@ -97,6 +101,7 @@ public struct TraceChange: Sendable {
         self.revision = revision
         self.limitExceeded = limitExceeded
         self.storedBytes = storedBytes
+        self.isIndexed = isIndexed
     }
 }
 

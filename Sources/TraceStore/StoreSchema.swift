@@ -167,6 +167,7 @@ enum StoreSchema {
             """),
         leases,
         clearedInboxes,
+        analysis,
         search,
     ]
 }

@@ -13,14 +13,20 @@ public struct StoredTrace: Sendable, Equatable {
     public var day: Int
     /// In the order in which they were folded.
     public var documents: [StoredDocument]
+    /// False: the indexing rule left it out, so it has no summary and no contributions.
+    public var isIndexed: Bool
 
-    public init(id: TraceID, version: Int, revision: Int, limitExceeded: Bool, day: Int, documents: [StoredDocument]) {
+    public init(
+        id: TraceID, version: Int, revision: Int, limitExceeded: Bool, day: Int, documents: [StoredDocument],
+        isIndexed: Bool = true
+    ) {
         self.id = id
         self.version = version
         self.revision = revision
         self.limitExceeded = limitExceeded
         self.day = day
         self.documents = documents
+        self.isIndexed = isIndexed
     }
 }
 

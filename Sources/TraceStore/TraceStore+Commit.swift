@@ -162,6 +162,7 @@ extension TraceStore {
         statements += momentStatements(batch.traces)
         if !batch.blocks.isEmpty { statements.append(try blockStatement(batch.blocks, receivedDay: receivedDay(of: batch))) }
         statements += linkStatements(batch.links)
+        statements += try groupStatements(batch.groups, receivedDay: receivedDay(of: batch))
         if !batch.inbox.isEmpty { statements.append(inboxStatement(batch.inbox)) }
         statements += searchStatements(batch.searchSegments)
         return statements
@@ -236,7 +237,10 @@ extension TraceStore {
             versions.append(Int32(clamping: change.expectedVersion + 1))
             revisions.append(Int32(clamping: change.revision))
             storedBytes.append(Int32(clamping: change.storedBytes))
-            flags.append(Int16((receipts.isWide ? 1 : 0) | (ends.isWide ? 2 : 0) | (change.limitExceeded ? 4 : 0)))
+            flags.append(
+                Int16(
+                    (receipts.isWide ? 1 : 0) | (ends.isWide ? 2 : 0) | (change.limitExceeded ? 4 : 0)
+                        | (change.isIndexed ? 0 : 8)))
         }
 
         func bind(to statement: inout PostgresStatement) {

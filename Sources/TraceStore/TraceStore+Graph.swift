@@ -20,7 +20,7 @@ extension TraceStore {
         return blocks.enumerated().map { GraphBlockRow(minute: rows.int($0.offset, 0), bytes: $0.element) }
     }
 
-    private func decodeBlocks(_ rows: PostgresResult, encoding: Int, block: Int) throws(TraceStoreError) -> [[UInt8]] {
+    func decodeBlocks(_ rows: PostgresResult, encoding: Int, block: Int) throws(TraceStoreError) -> [[UInt8]] {
         try codec.withDecompressor { decompressor throws(TraceStoreError) in
             var blocks: [[UInt8]] = []
             blocks.reserveCapacity(rows.rowCount)
@@ -34,15 +34,29 @@ extension TraceStore {
 
     // MARK: Compaction
 
-    /// A minute of an account with several rows of one partition.
+    /// Where blocks are: all of them, or those of groups, which the version of a group's filter keeps apart.
+    enum BlockTable {
+        case graph, group
+
+        var name: String { self == .graph ? "graph_blocks" : "group_blocks" }
+        /// What names the sum a row belongs to, beside account and minute.
+        var group: String { self == .graph ? "0::int8, 0" : "g.group_key, g.version" }
+        /// With the parameters $1 and $2.
+        var isOfGroup: String { self == .graph ? "$1::int8 = 0 AND $2::int4 = 0" : "g.group_key = $1 AND g.version = $2" }
+    }
+
+    /// A minute of an account (and a group) with several rows of one partition.
     private struct Crowd {
+        var table: BlockTable
         var account: AccountID
         var minute: Int64
+        var groupKey: Int64
+        var groupVersion: Int32
     }
 
     /// Merges the rows a partition has for the same minute of an account into one, each minute in a transaction of its
-    /// own. Readers see either the old rows or the new one; rows that the partition's writer adds meanwhile stay.
-    /// To be called by the partition's owner, for minutes that are quiet.
+    /// own; likewise those of each group. Readers see either the old rows or the new one; rows that the partition's writer
+    /// adds meanwhile stay. To be called by the partition's owner, for minutes that are quiet.
     /// - Parameters:
     ///   - minutes: minutes since 1970.
     ///   - minimumRows: minutes with fewer rows are left alone.
@@ -53,18 +67,32 @@ extension TraceStore {
         partition: Int, minutes: Range<Int64>, minimumRows: Int = 2, maximumRows: Int = 2_000,
         merge: @Sendable ([[UInt8]]) throws -> [UInt8]?
     ) async throws -> Int {
+        var removed = 0
+        for table in [BlockTable.graph, .group] where removed < maximumRows {
+            let crowds = try await crowds(
+                of: table, partition: partition, minutes: minutes, minimumRows: minimumRows, limit: maximumRows)
+            for crowd in crowds where removed < maximumRows {
+                removed += try await compact(crowd, partition: partition, merge: merge)
+            }
+        }
+        return removed
+    }
+
+    private func crowds(
+        of table: BlockTable, partition: Int, minutes: Range<Int64>, minimumRows: Int, limit: Int
+    ) async throws -> [Crowd] {
         // Accounts are found by hopping from one to the next in the key's index.
         var find = PostgresStatement("""
             WITH RECURSIVE found AS (
-                (SELECT account FROM graph_blocks ORDER BY account LIMIT 1)
+                (SELECT account FROM \(table.name) ORDER BY account LIMIT 1)
                 UNION ALL
-                SELECT (SELECT b.account FROM graph_blocks b WHERE b.account > f.account ORDER BY b.account LIMIT 1)
+                SELECT (SELECT b.account FROM \(table.name) b WHERE b.account > f.account ORDER BY b.account LIMIT 1)
                 FROM found f WHERE f.account IS NOT NULL)
-            SELECT b.account, b.minute FROM found f
+            SELECT b.account, b.minute, b.group_key, b.version FROM found f
             CROSS JOIN LATERAL (
-                SELECT g.account, g.minute, count(*) AS rows FROM graph_blocks g
+                SELECT g.account, g.minute, \(table.group), count(*) FROM \(table.name) g
                 WHERE g.account = f.account AND g.minute >= $2 AND g.minute < $3 AND g.partition = $1
-                GROUP BY g.account, g.minute HAVING count(*) >= $4) b
+                GROUP BY 1, 2, 3, 4 HAVING count(*) >= $4) AS b (account, minute, group_key, version, rows)
             WHERE f.account IS NOT NULL
             ORDER BY b.rows DESC LIMIT $5
             """)
@@ -72,23 +100,25 @@ extension TraceStore {
         find.bind(minutes.lowerBound)
         find.bind(minutes.upperBound)
         find.bind(Int64(max(2, minimumRows)))
-        find.bind(Int64(max(1, maximumRows)))
+        find.bind(Int64(max(1, limit)))
         let rows = try await ask(find)
-        var removed = 0
-        for row in 0..<rows.rowCount where removed < maximumRows {
-            let crowd = Crowd(account: AccountID(rawValue: UInt64(bitPattern: rows.int(row, 0))), minute: rows.int(row, 1))
-            removed += try await compact(crowd, partition: partition, merge: merge)
+        return (0..<rows.rowCount).map { row in
+            Crowd(
+                table: table, account: AccountID(rawValue: UInt64(bitPattern: rows.int(row, 0))), minute: rows.int(row, 1),
+                groupKey: rows.int(row, 2), groupVersion: Int32(truncatingIfNeeded: rows.int(row, 3)))
         }
-        return removed
     }
 
     private func compact(
         _ crowd: Crowd, partition: Int, merge: @Sendable ([[UInt8]]) throws -> [UInt8]?
     ) async throws -> Int {
         var read = PostgresStatement("""
-            SELECT level, last_offset, encoding, block, received_day FROM graph_blocks
-            WHERE account = $1 AND minute = $2 AND partition = $3 ORDER BY level, last_offset
+            SELECT level, last_offset, encoding, block, received_day FROM \(crowd.table.name) g
+            WHERE \(crowd.table.isOfGroup) AND account = $3 AND minute = $4 AND partition = $5
+            ORDER BY level, last_offset
             """)
+        read.bind(crowd.groupKey)
+        read.bind(crowd.groupVersion)
         read.bind(crowd.account)
         read.bind(crowd.minute)
         read.bind(Int32(clamping: partition))
@@ -111,12 +141,14 @@ extension TraceStore {
         }
         var delete = PostgresStatement("""
             WITH gone AS (
-                DELETE FROM graph_blocks g USING unnest($4::int2[], $5::int8[]) AS w (level, last_offset)
-                WHERE g.account = $1 AND g.minute = $2 AND g.partition = $3
+                DELETE FROM \(crowd.table.name) g USING unnest($6::int2[], $7::int8[]) AS w (level, last_offset)
+                WHERE \(crowd.table.isOfGroup) AND g.account = $3 AND g.minute = $4 AND g.partition = $5
                   AND g.level = w.level AND g.last_offset = w.last_offset
                 RETURNING 1)
-            SELECT commit_requires(count(*) = cardinality($5::int8[]), 'BL003') FROM gone
+            SELECT commit_requires(count(*) = cardinality($7::int8[]), 'BL003') FROM gone
             """)
+        delete.bind(crowd.groupKey)
+        delete.bind(crowd.groupVersion)
         delete.bind(crowd.account)
         delete.bind(crowd.minute)
         delete.bind(Int32(clamping: partition))
@@ -125,9 +157,12 @@ extension TraceStore {
         var statements = [delete]
         if let merged {
             let (encodings, bytes) = try encodeBlocks([merged])
+            let isGroup = crowd.table == .group
             var insert = PostgresStatement("""
-                INSERT INTO graph_blocks (account, minute, partition, last_offset, received_day, level, encoding, block)
-                SELECT $1, $2, $3, $4, $5, 1, * FROM unnest($6::int2[], $7::bytea[])
+                INSERT INTO \(crowd.table.name) (account, minute, partition, last_offset, received_day, level, encoding,
+                    block\(isGroup ? ", group_key, version" : ""))
+                SELECT $1, $2, $3, $4, $5, 1, m.*\(isGroup ? ", $8::int8, $9::int4" : "")
+                FROM unnest($6::int2[], $7::bytea[]) AS m
                 """)
             insert.bind(crowd.account)
             insert.bind(crowd.minute)
@@ -136,6 +171,10 @@ extension TraceStore {
             insert.bind(Int32(clamping: (0..<rows.rowCount).map { rows.int($0, 4) }.max() ?? 0))
             insert.bind(encodings)
             insert.bind(bytes)
+            if isGroup {
+                insert.bind(crowd.groupKey)
+                insert.bind(crowd.groupVersion)
+            }
             statements.append(insert)
         }
         do {

@@ -43,7 +43,8 @@ extension TraceStore {
                     traces.append(
                         StoredTrace(
                             id: id, version: Int(rows.int(row, 1)), revision: Int(rows.int(row, 2)),
-                            limitExceeded: rows.int(row, 3) & 4 != 0, day: Int(rows.int(row, 4)), documents: []))
+                            limitExceeded: rows.int(row, 3) & 4 != 0, day: Int(rows.int(row, 4)), documents: [],
+                            isIndexed: rows.int(row, 3) & 8 == 0))
                 }
                 guard !rows.isNull(row, 7) else { continue }
                 let number = Int32(rows.int(row, 6))

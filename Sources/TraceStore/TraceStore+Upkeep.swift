@@ -143,18 +143,16 @@ extension TraceStore {
              moments AS (
                  DELETE FROM trace_moments m USING gone WHERE m.account = gone.account AND m.trace_id = gone.trace_id),
              links AS (
-                 DELETE FROM links l USING gone WHERE l.account = gone.account AND l.consumer_trace = gone.trace_id)
+                 DELETE FROM links l USING gone WHERE l.account = gone.account AND l.consumer_trace = gone.trace_id),
+             members AS (
+                 DELETE FROM group_members m USING gone WHERE m.account = gone.account AND m.trace_id = gone.trace_id)
              SELECT count(*) FROM gone
              """, second),
             // A minute goes as a whole, when nothing of it was received within the retention: parts of it would be a wrong sum.
-            ("""
-             WITH gone AS (
-                 DELETE FROM graph_blocks WHERE ctid = ANY (ARRAY(
-                     SELECT ctid FROM graph_blocks b WHERE account = $1 AND minute < $2 * 1440 AND NOT EXISTS (
-                         SELECT FROM graph_blocks o WHERE o.account = b.account AND o.minute = b.minute AND o.received_day >= $2)
-                     LIMIT 2000)) RETURNING 1)
-             SELECT count(*) FROM gone
-             """, Int64(day)),
+            (Self.removeBlocks("graph_blocks", sameSum: ""), Int64(day)),
+            (Self.removeBlocks("group_blocks", sameSum: " AND o.group_key = b.group_key"), Int64(day)),
+            (Self.remove("group_counts", "minute"), Int64(day) * 1440),
+            (Self.remove("retrievals", "created_at"), second * 1_000_000),
             // All its traces have gone; of a segment that has others too, candidates without a trace are left out.
             (Self.remove("search_segments", "receipt_last"), second),
             (Self.remove("inbox", "received_at"), second * 1_000_000),
@@ -173,6 +171,18 @@ extension TraceStore {
         }
     }
 
+    private static func removeBlocks(_ table: String, sameSum: String) -> String {
+        """
+        WITH gone AS (
+            DELETE FROM \(table) WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM \(table) b WHERE account = $1 AND minute < $2 * 1440 AND NOT EXISTS (
+                    SELECT FROM \(table) o
+                    WHERE o.account = b.account AND o.minute = b.minute\(sameSum) AND o.received_day >= $2)
+                LIMIT 2000)) RETURNING 1)
+        SELECT count(*) FROM gone
+        """
+    }
+
     private static func remove(_ table: String, _ column: String) -> String {
         """
         WITH gone AS (
@@ -184,7 +194,7 @@ extension TraceStore {
 
     /// Accounts found in the data, whether the directory knows them or not.
     public func accountsWithData() async throws(TraceStoreError) -> [AccountID] {
-        let hops = ["traces", "graph_blocks", "inbox", "telemetry_records"].map { table in
+        let hops = ["traces", "graph_blocks", "inbox", "telemetry_records", "retrievals"].map { table in
             """
             (WITH RECURSIVE found AS (
                 (SELECT account FROM \(table) ORDER BY account LIMIT 1)

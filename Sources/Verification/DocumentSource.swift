@@ -33,26 +33,42 @@ public protocol DocumentSource {
     mutating func traces(_ ids: [TraceID]) async throws -> [RecountTrace]
 }
 
-/// All traces of an account, from the tables.
+/// All traces of an account that contribute, from the tables, or those of a group.
 public struct StoreDocumentSource: DocumentSource {
     private let store: TraceStore
     private let account: AccountID
+    /// Nil: every trace.
+    private let groupKey: Int64?
     private var last: TraceID?
 
-    public init(store: TraceStore, account: AccountID) {
+    public init(store: TraceStore, account: AccountID, groupKey: Int64? = nil) {
         self.store = store
         self.account = account
+        self.groupKey = groupKey
     }
 
     public mutating func next() async throws -> [RecountTrace]? {
-        let ids = try await store.traceIDs(account: account, after: last, limit: 1000)
+        let ids =
+            if let groupKey {
+                try await store.memberIDs(account: account, groupKey: groupKey, after: last, limit: 1000)
+            } else {
+                try await store.traceIDs(account: account, after: last, limit: 1000)
+            }
         guard let end = ids.last else { return nil }
         last = end
-        return try await traces(ids)
+        // What the indexing rule left out contributes nothing, but links to it resolve.
+        return try await recounted(ids) { $0.isIndexed }
     }
 
+    /// Links resolve among members only (ruling R-28).
     public mutating func traces(_ ids: [TraceID]) async throws -> [RecountTrace] {
-        try await store.storedTraces(account: account, ids: ids).map { trace in
+        guard let groupKey else { return try await recounted(ids) { _ in true } }
+        let members = try await store.groupMembers(account: account, traces: ids).filter { $0.groupKey == groupKey }
+        return try await recounted(members.map(\.trace)) { _ in true }
+    }
+
+    private func recounted(_ ids: [TraceID], _ isWanted: (StoredTrace) -> Bool) async throws -> [RecountTrace] {
+        try await store.storedTraces(account: account, ids: ids).filter(isWanted).map { trace in
             RecountTrace(id: trace.id, documents: trace.documents.map { .init(receivedAt: $0.receivedAt, bytes: $0.bytes) })
         }
     }

@@ -11,25 +11,47 @@ import XRayAPI
 public struct VerificationResult: Sendable {
     public var account: AccountID
     public var traces = 0
+    /// Groups that were compared too.
+    public var groups = 0
     public var documents = 0
     public var observations = 0
     public var differences: [String] = []
 }
 
 public enum GraphVerification {
-    /// Documents of the tables against the graph blocks of the tables.
+    /// Documents of the tables against the graph blocks of the tables; then the same for the members of each group.
     /// - Parameter window: whole seconds since 1970.
     public static func run(_ store: TraceStore, account: AccountID, window: Range<Int64>) async throws -> VerificationResult {
-        try await untilSettled {
-            var source = StoreDocumentSource(store: store, account: account)
-            let recount = try await GraphRecount.count(&source, account: account, window: window)
-            var builder = ServiceGraphBuilder(receivingAccount: account, window: window)
-            let first = floorDivide(window.lowerBound, by: 60)
-            let last = floorDivide(window.upperBound - 1, by: 60)
-            for row in try await store.graphBlocks(account: account, minutes: first..<(last + 1)) { try builder.add(row.bytes) }
-            let served = GetTraceGraphResponse(graph: try builder.build()).body
-            return try compare(recount, served: [served], account: account)
+        let minutes = floorDivide(window.lowerBound, by: 60)..<(floorDivide(window.upperBound - 1, by: 60) + 1)
+        var result = try await untilSettled {
+            let source = StoreDocumentSource(store: store, account: account)
+            return try await compare(source, account: account, window: window) {
+                try await store.graphBlocks(account: account, minutes: minutes).map(\.bytes)
+            }
         }
+        for group in try await store.groups(account: account).groups where !group.isDefault {
+            let ofGroup = try await untilSettled {
+                let source = StoreDocumentSource(store: store, account: account, groupKey: group.key)
+                return try await compare(source, account: account, window: window) {
+                    try await store.groupBlocks(account: account, groupKey: group.key, minutes: minutes).map(\.bytes)
+                }
+            }
+            result.groups += 1
+            result.observations += ofGroup.observations
+            result.differences += ofGroup.differences.map { "group \(group.name): \($0)" }
+        }
+        return result
+    }
+
+    private static func compare(
+        _ source: StoreDocumentSource, account: AccountID, window: Range<Int64>, blocks: () async throws -> [[UInt8]]
+    ) async throws -> VerificationResult {
+        var source = source
+        let recount = try await GraphRecount.count(&source, account: account, window: window)
+        var builder = ServiceGraphBuilder(receivingAccount: account, window: window)
+        for block in try await blocks() { try builder.add(block) }
+        let served = GetTraceGraphResponse(graph: try builder.build()).body
+        return try compare(recount, served: [served], account: account)
     }
 
     /// Documents as `BatchGetTraces` returns them against `GetServiceGraph`.

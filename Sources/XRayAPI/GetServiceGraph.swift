@@ -10,42 +10,41 @@ public struct GetServiceGraphRequest: Sendable, Equatable {
 
     /// Whole seconds since 1970, end excluded.
     public var window: Range<Int64>
+    /// Nil: all traces.
+    public var group: GroupIdentifier?
     public var nextToken: String?
     /// What a page token is bound to: every member but the token.
     public var hash: [UInt8]
 
-    /// - Parameter account: the target account; a group reference must mean its `Default` group, the only one there is.
-    /// - Throws: `SerializationException`, `InvalidRequestException` (window, lengths, `Group not found.`).
-    public init(body: [UInt8], account: AccountID) throws(APIError) {
-        self = try RequestMembers.decode(body) { (members) throws(APIError) in try Self(members, account: account) }
+    /// - Throws: `SerializationException`, `InvalidRequestException` (window, lengths). Whether the group exists is the
+    ///   service's to say.
+    public init(body: [UInt8]) throws(APIError) {
+        self = try RequestMembers.decode(body) { (members) throws(APIError) in try Self(members) }
     }
 
-    private init(_ members: RequestMembers, account: AccountID) throws(APIError) {
+    private init(_ members: RequestMembers) throws(APIError) {
         let startTime = try members.timestamp("StartTime")
         let endTime = try members.timestamp("EndTime")
         nextToken = try members.string("NextToken")
-        let groupName = try members.string("GroupName", length: 1...32)
-        let groupARN = try members.string("GroupARN", length: 1...400)
+        group = try GroupIdentifier.read(members)
 
         window = try TimeWindow.read(members)
-        if let groupName, !groupName.utf8.elementsEqual("Default".utf8) { throw Self.groupNotFound }
-        if let groupARN, !Self.isDefaultGroup(groupARN, of: account) { throw Self.groupNotFound }
 
         var hash = RequestHash()
         hash.add(startTime ?? -1)
         hash.add(endTime ?? -1)
-        hash.add(groupName)
-        hash.add(groupARN)
+        hash.add(group?.name)
+        hash.add(group?.arn)
         self.hash = hash.finalized()
     }
+}
 
-    /// Terraform takes this text for "already gone" (`api.md` §1.4).
-    public static let groupNotFound = APIError.invalidRequest("Group not found.")
-
-    /// `arn:aws:xray:{region}:{account}:group/Default`, in any region: the region is configuration, not part of the name.
-    private static func isDefaultGroup(_ arn: String, of account: AccountID) -> Bool {
-        let parts = arn.split(separator: ":", omittingEmptySubsequences: false)
-        return parts.count == 6 && parts[0] == "arn" && parts[1] == "aws" && parts[2] == "xray" && !parts[3].isEmpty
-            && parts[4] == account.description && parts[5] == "group/Default"
-    }
+/// Binds a page token to the very group it was made for, so that one of a deleted group does not continue in another that
+/// was made again with its name.
+/// - Parameter hash: of the request.
+public func requestHash(_ hash: [UInt8], groupKey: Int64) -> [UInt8] {
+    var bound = RequestHash()
+    for byte in hash { bound.add(Int64(byte)) }
+    bound.add(groupKey)
+    return bound.finalized()
 }

@@ -69,8 +69,13 @@ public struct ServiceGraphPages: Sendable {
     /// 16 bytes that are equal for graphs with the same nodes in the same order: then every `ReferenceId` means the same
     /// node, and pages of the two may be put together.
     public let digest: [UInt8]
+    public let containsOldGroupVersions: Bool
 
-    public init(_ graph: ServiceGraphResult, pageServices: Int = GetServiceGraphRequest.pageServices) {
+    public init(
+        _ graph: ServiceGraphResult, containsOldGroupVersions: Bool = false,
+        pageServices: Int = GetServiceGraphRequest.pageServices
+    ) {
+        self.containsOldGroupVersions = containsOldGroupVersions
         var hash = RequestHash()
         for service in graph.services {
             hash.add(service.name)
@@ -115,6 +120,7 @@ extension JSONWriter {
         for edge in service.edges { self.edge(edge) }
         endArray()
         if let node = service.statistics {
+            key("SummaryStatistics")
             statistics(node.summary)
             key("DurationHistogram")
             histogram(node.durationHistogram)
@@ -129,6 +135,7 @@ extension JSONWriter {
         key("ReferenceId")
         int(edge.referenceID)
         times(edge.startTime, edge.endTime)
+        key("SummaryStatistics")
         statistics(edge.summary)
         if edge.isLink {
             key("EdgeType")
@@ -173,8 +180,8 @@ extension JSONWriter {
         }
     }
 
-    private mutating func statistics(_ summary: SummaryStatistics) {
-        key("SummaryStatistics")
+    /// The value of `SummaryStatistics` and its kin.
+    mutating func statistics(_ summary: SummaryStatistics) {
         beginObject()
         key("OkCount")
         int(summary.okCount)
@@ -201,7 +208,7 @@ extension JSONWriter {
         endObject()
     }
 
-    private mutating func histogram(_ entries: [HistogramEntry]) {
+    mutating func histogram(_ entries: [HistogramEntry]) {
         beginArray()
         for entry in entries {
             beginObject()

@@ -37,6 +37,23 @@ PATHS = {
     "GetServiceGraph": "/ServiceGraph",
     "GetTraceGraph": "/TraceGraph",
     "GetEncryptionConfig": "/EncryptionConfig",
+    "GetTimeSeriesServiceStatistics": "/TimeSeriesServiceStatistics",
+    "CreateGroup": "/CreateGroup",
+    "UpdateGroup": "/UpdateGroup",
+    "DeleteGroup": "/DeleteGroup",
+    "GetGroup": "/GetGroup",
+    "GetGroups": "/Groups",
+    "TagResource": "/TagResource",
+    "UntagResource": "/UntagResource",
+    "ListTagsForResource": "/ListTagsForResource",
+    "GetTraceSegmentDestination": "/GetTraceSegmentDestination",
+    "UpdateTraceSegmentDestination": "/UpdateTraceSegmentDestination",
+    "GetIndexingRules": "/GetIndexingRules",
+    "UpdateIndexingRule": "/UpdateIndexingRule",
+    "StartTraceRetrieval": "/StartTraceRetrieval",
+    "ListRetrievedTraces": "/ListRetrievedTraces",
+    "GetRetrievedTracesGraph": "/GetRetrievedTracesGraph",
+    "CancelTraceRetrieval": "/CancelTraceRetrieval",
 }
 
 
@@ -535,9 +552,15 @@ class Caller:
                 return found
             request["NextToken"] = page["NextToken"]
 
-    def graph(self, start, end):
+    def graph(self, start, end, **more):
         """`Services` of GetServiceGraph, freshly committed documents included."""
-        return self.read("GetServiceGraph", {"StartTime": start, "EndTime": end}, FRESH)["Services"]
+        return self.read("GetServiceGraph", {"StartTime": start, "EndTime": end, **more}, FRESH)["Services"]
+
+    def refusal(self, operation, request):
+        """Error name and message of an operation that must be refused with a 4xx."""
+        answer = self.call(operation, request)
+        assert 400 <= answer.status < 500, answer
+        return answer.error, answer.message
 
 
 FRESH = {"x-beamline-consistency": "fresh"}

@@ -1,5 +1,6 @@
 """Accounts are walls; keys and roles decide; the commands that administer them."""
 
+import itertools
 import json
 import os
 import stat
@@ -17,7 +18,14 @@ def two(server):
     document = segment(name="secret", start=1_700_000_000)
     first.put(document)
     first.summaries(1_700_000_000, 1_700_000_001)
+    for name in ("doomed-1", "doomed-2", "doomed-3", "doomed-4", "doomed-5", "doomed-6"):
+        first.read("CreateGroup", {"GroupName": name})
+    token = first.read("StartTraceRetrieval", {"TraceIds": [document["trace_id"]], "StartTime": 0, "EndTime": 1})["RetrievalToken"]
+    document = {**document, "token": token, "arn": f"arn:aws:xray:us-east-1:{first.account}:group/Default"}
     return first, second, document
+
+
+numbers, doomed = itertools.count(1), itertools.count(1)
 
 
 REQUESTS = {
@@ -28,6 +36,23 @@ REQUESTS = {
     "GetServiceGraph": lambda document: {"StartTime": 1_700_000_000, "EndTime": 1_700_000_010},
     "GetTraceGraph": lambda document: {"TraceIds": [document["trace_id"]]},
     "GetEncryptionConfig": lambda document: {},
+    "GetTimeSeriesServiceStatistics": lambda document: {"StartTime": 1_700_000_000, "EndTime": 1_700_000_010},
+    "CreateGroup": lambda document: {"GroupName": f"made-{next(numbers)}"},
+    "UpdateGroup": lambda document: {"GroupName": "Default", "InsightsConfiguration": {"InsightsEnabled": True}},
+    "DeleteGroup": lambda document: {"GroupName": f"doomed-{next(doomed)}"},
+    "GetGroup": lambda document: {"GroupName": "Default"},
+    "GetGroups": lambda document: {},
+    "TagResource": lambda document: {"ResourceARN": document["arn"], "Tags": [{"Key": "a", "Value": "b"}]},
+    "UntagResource": lambda document: {"ResourceARN": document["arn"], "TagKeys": ["a"]},
+    "ListTagsForResource": lambda document: {"ResourceARN": document["arn"]},
+    "GetTraceSegmentDestination": lambda document: {},
+    "UpdateTraceSegmentDestination": lambda document: {"Destination": "XRay"},
+    "GetIndexingRules": lambda document: {},
+    "UpdateIndexingRule": lambda document: {"Name": "Default", "Rule": {"Probabilistic": {"DesiredSamplingPercentage": 1}}},
+    "StartTraceRetrieval": lambda document: {"TraceIds": [], "StartTime": 0, "EndTime": 1},
+    "ListRetrievedTraces": lambda document: {"RetrievalToken": document["token"]},
+    "GetRetrievedTracesGraph": lambda document: {"RetrievalToken": document["token"]},
+    "CancelTraceRetrieval": lambda document: {"RetrievalToken": document["token"]},
 }
 
 
@@ -86,9 +111,17 @@ def test_a_page_token_of_another_account_or_request_is_refused(server):
     assert first.call("GetServiceGraph", {**window, "NextToken": token}).message == f"Invalid NextToken {token}"
 
 
+READS = {
+    "BatchGetTraces", "GetTraceSummaries", "GetServiceGraph", "GetTraceGraph", "GetTimeSeriesServiceStatistics", "GetGroup",
+    "GetGroups", "ListTagsForResource"}
+
+
 @pytest.mark.parametrize("role, allowed", [
     ("write", {"PutTraceSegments", "PutTelemetryRecords"}),
-    ("read", {"BatchGetTraces", "GetTraceSummaries", "GetServiceGraph", "GetTraceGraph"}),
+    ("read", READS),
+    ("read-plus", READS | {
+        "GetEncryptionConfig", "GetIndexingRules", "GetTraceSegmentDestination", "StartTraceRetrieval", "ListRetrievedTraces",
+        "GetRetrievedTracesGraph", "CancelTraceRetrieval"}),
     ("admin", set(PATHS)),
 ])
 def test_a_role_allows_its_operations_and_no_other(server, two, role, allowed):

@@ -33,6 +33,7 @@ final class InMemoryTraces: TraceReading {
         var graphReads = 0
         /// Commits everything as soon as somebody waits for it.
         var commitsOnWait = false
+        var groups: [TraceGroup] = []
         var waits = 0
     }
 
@@ -136,6 +137,18 @@ final class InMemoryTraces: TraceReading {
             return sum.blocks().filter { minutes.contains($0.minute) }.map {
                 GraphBlockRow(minute: $0.minute, bytes: $0.bytes)
             }
+        }
+    }
+
+    func groups(account: AccountID) async throws -> GroupSet {
+        let groups = state.withLock { $0.groups } + [.defaultGroup]
+        return GroupSet(revision: 1, groups: groups)
+    }
+
+    /// A group's members are all traces, admitted by version 1.
+    func groupBlocks(account: AccountID, groupKey: Int64, minutes: Range<Int64>) async throws -> [GroupBlockRow] {
+        try await graphBlocks(account: account, minutes: minutes).map {
+            GroupBlockRow(version: 1, minute: $0.minute, bytes: $0.bytes)
         }
     }
 

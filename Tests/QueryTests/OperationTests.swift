@@ -35,6 +35,8 @@ import XRayAPI
                 "BatchGetTraces /Traces query", "GetTraceSummaries /TraceSummaries query",
                 "GetServiceGraph /ServiceGraph query",
                 "GetTraceGraph /TraceGraph query", "GetEncryptionConfig /EncryptionConfig query",
+                "GetTimeSeriesServiceStatistics /TimeSeriesServiceStatistics query", "GetGroup /GetGroup query",
+                "GetGroups /Groups query",
             ])
     }
 

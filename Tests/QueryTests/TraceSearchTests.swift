@@ -2,6 +2,7 @@ import Query
 import Segments
 import Synchronization
 import Testing
+import TraceAssembly
 import TraceStore
 import XRayAPI
 

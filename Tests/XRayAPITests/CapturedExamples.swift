@@ -17,5 +17,9 @@ enum CapturedExamples {
     static let getTraceSummaries =
         #"{"StartTime":1700000000,"EndTime":1700003600.5,"TimeRangeType":"Event","Sampling":true,"SamplingStrategy":{"Name":"FixedRate","Value":0.25},"FilterExpression":""}"#
     static let getServiceGraph = #"{"StartTime":"2023-11-14T22:13:20Z","EndTime":"1700000200","GroupName":"Default"}"#
+    static let createGroup =
+        #"{"GroupName":"slow-checkout","FilterExpression":"service(\"checkout\") { responsetime > 2 }","InsightsConfiguration":{"InsightsEnabled":true,"NotificationsEnabled":false},"Tags":[{"Key":"team","Value":"pay"},{"Key":"Stufe","Value":""}]}"#
+    static let getTimeSeries =
+        #"{"StartTime":1700000000,"EndTime":1700003600,"GroupName":"slow","EntitySelectorExpression":"service(\"orders\")","Period":300,"ForecastStatistics":true}"#
     static let encryptionConfigAnswer = #"{"EncryptionConfig":{"Status":"ACTIVE","Type":"NONE"}}"#
 }

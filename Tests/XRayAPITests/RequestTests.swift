@@ -1,11 +1,10 @@
 import JSONText
 import Segments
 import Testing
+import TraceAssembly
 import XRayAPI
 
 private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
-
-private let account = AccountID(rawValue: 111_122_223_333)
 
 @Suite struct WireRuleTests {
     // If this fails, clients that send nothing, null or new members are refused.
@@ -243,7 +242,7 @@ private let account = AccountID(rawValue: 111_122_223_333)
         #expect(request.sampling == .fixedRate(0.25))
         #expect(try summaries(#"{"StartTime":1.9,"EndTime":2.1}"#).window == 1..<2)
         #expect(try summaries(#"{"StartTime":5,"EndTime":5}"#).window.isEmpty)
-        let graph = try GetServiceGraphRequest(body: bytes(CapturedExamples.getServiceGraph), account: account)
+        let graph = try GetServiceGraphRequest(body: bytes(CapturedExamples.getServiceGraph))
         #expect(graph.window == 1_700_000_000..<1_700_000_200)
     }
 
@@ -267,7 +266,7 @@ private let account = AccountID(rawValue: 111_122_223_333)
     func `bad windows are refused with the texts of the specification`(body: String, message: String) {
         #expect(throws: APIError.invalidRequest(message)) { try summaries(body) }
         #expect(throws: APIError.invalidRequest(message)) {
-            try GetServiceGraphRequest(body: bytes(body), account: account)
+            try GetServiceGraphRequest(body: bytes(body))
         }
     }
 
@@ -325,25 +324,19 @@ private let account = AccountID(rawValue: 111_122_223_333)
         #expect(refusal("\"FilterExpression\":\"fault AND\"")?.hasSuffix(" at position 9") == true)
     }
 
-    // If this fails, an unknown group is answered with the graph of everything, or Terraform does not understand the answer.
-    @Test func `only the default group exists`() throws {
+    // If this fails, the graph of a group is asked for by something that cannot be a group.
+    @Test func `a group is referred to by name or ARN`() throws {
         func request(_ members: String) throws -> GetServiceGraphRequest {
-            try GetServiceGraphRequest(body: bytes("{\"StartTime\":1,\"EndTime\":2,\(members)}"), account: account)
+            try GetServiceGraphRequest(body: bytes("{\"StartTime\":1,\"EndTime\":2\(members)}"))
         }
-        #expect(throws: Never.self) { try request("\"GroupName\":\"Default\"") }
-        #expect(throws: Never.self) {
-            try request("\"GroupARN\":\"arn:aws:xray:us-east-1:111122223333:group/Default\"")
-        }
-        #expect(throws: APIError.invalidRequest("Group not found.")) { try request("\"GroupName\":\"default\"") }
-        #expect(throws: APIError.invalidRequest("Group not found.")) { try request("\"GroupName\":\"mine\"") }
-        #expect(throws: APIError.invalidRequest("Group not found.")) {
-            try request("\"GroupARN\":\"arn:aws:xray:us-east-1:999922223333:group/Default\"")
-        }
-        #expect(throws: APIError.invalidRequest("Group not found.")) { try request("\"GroupARN\":\"x\"") }
+        #expect(try request("").group == nil)
+        #expect(try request(",\"GroupName\":\"mine\"").group == GroupIdentifier(name: "mine", arn: nil))
+        #expect(try request(",\"GroupARN\":\"x\"").group == GroupIdentifier(name: nil, arn: "x"))
         #expect(throws: APIError.invalidRequest("GroupName must have between 1 and 32 characters")) {
-            try request("\"GroupName\":\"\"")
+            try request(",\"GroupName\":\"\"")
         }
-        #expect(throws: APIError.self) { try request("\"GroupName\":\"\(String(repeating: "g", count: 33))\"") }
+        #expect(throws: APIError.self) { try request(",\"GroupName\":\"\(String(repeating: "g", count: 33))\"") }
+        #expect(throws: APIError.self) { try request(",\"GroupARN\":\"\(String(repeating: "g", count: 401))\"") }
     }
 
     // If this fails, a token works for other parameters, or not for the same ones written differently.
@@ -362,7 +355,7 @@ private let account = AccountID(rawValue: 111_122_223_333)
         ]
         for other in others { #expect(try summaries(other).hash != hash) }
         func graph(_ members: String) throws -> [UInt8] {
-            try GetServiceGraphRequest(body: bytes("{\"StartTime\":1,\"EndTime\":2\(members)}"), account: account).hash
+            try GetServiceGraphRequest(body: bytes("{\"StartTime\":1,\"EndTime\":2\(members)}")).hash
         }
         #expect(try graph("") == graph(",\"NextToken\":\"x\""))
         #expect(try graph("") != graph(",\"GroupName\":\"Default\""))

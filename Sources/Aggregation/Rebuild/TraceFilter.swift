@@ -1,6 +1,7 @@
 // Which traces a worker has seen, approximately: it never forgets one, and takes one in a hundred new ones for known. A new
 // trace need not be looked for in tables that were empty when the worker began.
 
+import Segments
 import TraceStore
 
 struct TraceFilter {

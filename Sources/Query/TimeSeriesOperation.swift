@@ -1,0 +1,126 @@
+// `GetTimeSeriesServiceStatistics` (`service-graph.md` §9): the blocks of the minutes, summed for the selected node or edge.
+
+import FilterExpressions
+import Segments
+import ServiceGraph
+import TraceStore
+import XRayAPI
+
+extension QueryService {
+    public func getTimeSeries(
+        body: [UInt8], account: AccountID, isFresh: Bool = false
+    ) async throws(APIError) -> QueryAnswer {
+        let request = try GetTimeSeriesServiceStatisticsRequest(body: body)
+        let selector = try Self.selector(request.selector)
+        if request.hasForecast {
+            guard case .nodes = selector else { throw GetTimeSeriesServiceStatisticsRequest.selectorRequired }
+        }
+        let group = try await memberGroup(request.group, account: account)
+        let hash = requestHash(request.hash, groupKey: group?.key ?? 0)
+        var window = request.window
+        if let text = request.nextToken {
+            let bytes = try tokens.position(
+                in: text, operation: GetTimeSeriesServiceStatisticsRequest.operation, account: account,
+                requestHash: hash, now: now())
+            // Labels of the next page lie below this one; a bucket's own minutes are never cut.
+            guard bytes.count == 8 else { throw PageToken.invalid(text) }
+            let bound = Int64(bitPattern: bytes.reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
+            window = window.lowerBound..<min(max(bound, window.lowerBound), window.upperBound)
+        }
+        let completeTo = try await completeTo(nil, isFresh ? .fresh : .atOnce)
+        let series = try await series(
+            selector, window: window, request: request, group: group, account: account)
+        let points = series.points.prefix(GetTimeSeriesServiceStatisticsRequest.pagePoints)
+        var nextToken: String?
+        if points.count < series.points.count, let last = points.last {
+            // The newest minute of the next bucket is at the start of this one.
+            let bound = UInt64(bitPattern: last.time - request.period + 1)
+            let token = PageToken(
+                operation: GetTimeSeriesServiceStatisticsRequest.operation, account: account, requestHash: hash,
+                position: withUnsafeBytes(of: bound.bigEndian) { Array($0) })
+            nextToken = try tokens.seal(token, now: now())
+        }
+        var isOfService = false
+        if case .nodes = selector { isOfService = true }
+        let response = GetTimeSeriesServiceStatisticsResponse(
+            points: Array(points), isOfService: isOfService, containsOldGroupVersions: series.isOld,
+            nextToken: nextToken)
+        return QueryAnswer(body: response.body, completeTo: completeTo)
+    }
+
+    private func series(
+        _ selector: SeriesSelector, window: Range<Int64>, request: GetTimeSeriesServiceStatisticsRequest,
+        group: TraceGroup?, account: AccountID
+    ) async throws(APIError) -> (points: [TimeSeriesPoint], isOld: Bool) {
+        try await gate.withUnits(limits.chunkTraces) { () async throws(APIError) in
+            var builder = TimeSeriesBuilder(
+                selector: selector, window: window, period: request.period, hasForecast: request.hasForecast)
+            // Of traces that an older version of the filter made members: is anything of them in the window?
+            var old = TimeSeriesBuilder(selector: .clientEdges, window: window, period: 60, hasForecast: false)
+            let (minutes, shownMinutes) = (builder.minutes, old.minutes)
+            guard !minutes.isEmpty else { return ([], false) }
+            let rows = try await blocks(of: group, minutes: minutes, account: account)
+            for (index, row) in rows.enumerated() {
+                try await read("graph block") {
+                    try builder.add(row.bytes)
+                    if row.isOld, shownMinutes.contains(row.minute) { try old.add(row.bytes) }
+                }
+                if index % 64 == 63 { await Task.yield() }
+            }
+            return (builder.build(), !old.build().isEmpty)
+        }
+    }
+
+    static func selector(_ text: String?) throws(APIError) -> SeriesSelector {
+        guard let text else { return .clientEdges }
+        let parsed: EntitySelector
+        do {
+            parsed = try EntitySelector(parsing: text)
+        } catch {
+            throw .invalidRequest("Invalid entity selector expression")
+        }
+        switch parsed {
+        case .service(let node): return .nodes(NodePattern(node))
+        case .edge(let source, let destination):
+            return .edges(source: NodePattern(source), destination: NodePattern(destination))
+        }
+    }
+}
+
+extension NodePattern {
+    init(_ selector: NodeSelector) {
+        self.init(name: selector.name, type: selector.type, account: selector.accountID)
+    }
+}
+
+// MARK: - Blocks of all traces or of a group's
+
+extension QueryService {
+    /// The group whose members a request asks about; nil: all traces.
+    func memberGroup(_ identifier: GroupIdentifier?, account: AccountID) async throws(APIError) -> TraceGroup? {
+        guard let identifier else { return nil }
+        let found = try await group(identifier, account: account)
+        return found.isDefault ? nil : found
+    }
+
+    struct Block {
+        var minute: Int64
+        var bytes: [UInt8]
+        /// Of members that an older version of the group's filter admitted.
+        var isOld: Bool
+    }
+
+    /// In order of minute.
+    func blocks(of group: TraceGroup?, minutes: Range<Int64>, account: AccountID) async throws(APIError) -> [Block] {
+        try await read("graph blocks") {
+            guard let group else {
+                return try await reading.graphBlocks(account: account, minutes: minutes).map {
+                    Block(minute: $0.minute, bytes: $0.bytes, isOld: false)
+                }
+            }
+            return try await reading.groupBlocks(account: account, groupKey: group.key, minutes: minutes).map {
+                Block(minute: $0.minute, bytes: $0.bytes, isOld: $0.version < group.version)
+            }
+        }
+    }
+}
