@@ -81,15 +81,13 @@ final class HTTP2Client: Sendable {
 
     var state: Received { received.value.withLock { $0 } }
 
-    /// Waits until what came back is as expected.
-    @discardableResult
+    /// Waits until what came back is as expected. Looks at it in place: copies would be copied again by every frame.
     func wait(
         seconds: Double = 20, for what: String, _ condition: @Sendable (Received) -> Bool
-    ) async throws -> Received {
+    ) async throws {
         let deadline = ContinuousClock.now + .seconds(seconds)
         while true {
-            let state = state
-            if condition(state) { return state }
+            if received.value.withLock({ condition($0) }) { return }
             guard ContinuousClock.now < deadline else {
                 throw RawClientError(description: "no \(what) within \(seconds) s: \(state)")
             }
@@ -99,10 +97,10 @@ final class HTTP2Client: Sendable {
 
     /// The answer to a request, once it is complete.
     func answer(_ id: Int) async throws -> Stream {
-        let state = try await wait(for: "answer on stream \(id)") { state in
+        try await wait(for: "answer on stream \(id)") { state in
             state.isClosed || state.streams[id].map { $0.isEnded || $0.reset != nil } == true
         }
-        guard let stream = state.streams[id], stream.isEnded else {
+        guard let stream = received.value.withLock({ $0.streams[id] }), stream.isEnded else {
             throw RawClientError(description: "stream \(id) ended without an answer: \(state)")
         }
         return stream

@@ -298,6 +298,7 @@ private let unsigned = "POST /TraceSegments HTTP/1.1\r\nHost: h\r\n"
                 #expect(try small.response().status == 200)
                 holder.shutDownOutput()
                 #expect(try holder.response().status == 400)
+                while server.bytesInFlight() > 0 { usleep(1000) }
                 let client = try server.connect()
                 try client.send(server.signed("/TraceSegments", body: [UInt8](repeating: 32, count: 90_000)))
                 #expect(try client.response().status == 200)

@@ -88,6 +88,17 @@ final class RawClient: @unchecked Sendable {
         return try !receive(seconds: seconds) && received.count == before
     }
 
+    /// Like `isClosed`, or reset: what the kernel does when the server closes with bytes of ours unread.
+    func isCutOff(seconds: Int = 20) throws -> Bool {
+        var descriptor = pollfd(fd: socketDescriptor, events: Int16(POLLIN), revents: 0)
+        guard poll(&descriptor, 1, Int32(seconds * 1000)) == 1 else {
+            throw RawClientError(description: "nothing for \(seconds) s")
+        }
+        var byte: UInt8 = 0
+        let count = recv(socketDescriptor, &byte, 1, 0)
+        return count == 0 || count < 0 && errno == ECONNRESET
+    }
+
     /// - Returns: false at the end of the stream.
     private func receive(seconds: Int) throws -> Bool {
         var descriptor = pollfd(fd: socketDescriptor, events: Int16(POLLIN), revents: 0)
