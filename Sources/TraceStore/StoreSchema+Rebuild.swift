@@ -47,6 +47,10 @@ extension StoreSchema {
         DerivedTable(name: "log_positions", comparison: .meaning),
         // The index depends on the traces alone, and is divided as batches and merging divided it.
         DerivedTable(name: "search_segments", comparison: .meaning, isNamedByPartition: true),
+        // Members are who matches the groups as they are at the rebuild (ruling 9), so these differ from what was.
+        DerivedTable(name: "group_members", comparison: .meaning),
+        DerivedTable(name: "group_blocks", comparison: .meaning, isNamedByPartition: true),
+        DerivedTable(name: "group_counts", comparison: .meaning),
         // Afterwards every trace is in the index.
         DerivedTable(name: "search_starts", comparison: .meaning),
     ]
@@ -54,6 +58,7 @@ extension StoreSchema {
     /// What people set, what came another way than through the log, and what running processes hold in memory by number.
     static let keptTables: Set<String> = [
         "dictionaries", "telemetry_records", "settings", "accounts", "access_keys", "inbox_cleared", "schema_version",
+        "groups", "group_sets", "tags", "indexing_rules", "indexing_history", "retrievals",
         // Who is there, and which log the positions belong to.
         "nodes", "log_source",
         // The log's own.
