@@ -197,7 +197,8 @@ final class BatchFold {
             for place in places {
                 touched[place].state.version = 0
                 guard let found = byID[touched[place].key.id] else {
-                    touched[place].state.isIndexed = groups.isIndexed(touched[place].key)
+                    touched[place].state.isIndexed = groups.isIndexed(
+                        touched[place].key, receivedAt: touched[place].records.first?.entry.receivedAt ?? .max)
                     continue
                 }
                 touched[place].state.isIndexed = found.isIndexed

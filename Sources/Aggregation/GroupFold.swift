@@ -35,10 +35,10 @@ struct GroupFold {
 
     func hasGroups(_ account: AccountID) -> Bool { liveKeys[account]?.isEmpty == false }
 
-    /// Whether a trace that is new gets a summary and contributions (`api.md` §5.9). Decided once, at its first document:
-    /// a later change of the rule applies to later traces.
-    func isIndexed(_ key: TraceKey) -> Bool {
-        guard let percentage = rules[key.account]?.indexedPercentage else { return true }
+    /// Whether a trace that is new gets a summary and contributions (`api.md` §5.9). Decided once, by the rule at the receipt
+    /// of its first document: a later change applies to later traces, and a replay decides the same.
+    func isIndexed(_ key: TraceKey, receivedAt: Micros) -> Bool {
+        guard let percentage = rules[key.account]?.indexedPercentage(at: receivedAt) else { return true }
         return key.id.samplingFraction < percentage / 100
     }
 

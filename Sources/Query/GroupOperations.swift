@@ -92,7 +92,7 @@ extension QueryService {
 
     func getGroups(body: [UInt8], account: AccountID) async throws(APIError) -> QueryAnswer {
         _ = try GetGroupsRequest(body: body)
-        let set = try await read("groups") { try await reading.groups(account: account) }
+        let set = try await read("groups") { try await reading.groupSet(account: account) }
         let body = GroupDescription.body(of: set.groups.map { description(of: $0, account) })
         return QueryAnswer(body: body, completeTo: nil)
     }
@@ -100,7 +100,7 @@ extension QueryService {
     /// The group that a request means.
     /// - Throws: `Group not found.`
     func group(_ identifier: GroupIdentifier, account: AccountID) async throws(APIError) -> TraceGroup {
-        let set = try await read("groups") { try await reading.groups(account: account) }
+        let set = try await read("groups") { try await reading.groupSet(account: account) }
         return try Self.find(identifier, in: set, account)
     }
 
@@ -129,7 +129,7 @@ extension QueryService {
         of account: AccountID, decide: (GroupSet) throws(APIError) -> Void, write: (GroupSet) async throws -> Bool
     ) async throws(APIError) {
         for _ in 0..<Self.mostAttempts {
-            let set = try await read("groups") { try await reading.groups(account: account) }
+            let set = try await read("groups") { try await reading.groupSet(account: account) }
             try decide(set)
             if try await read("groups", { try await write(set) }) { return }
         }
@@ -198,7 +198,7 @@ extension QueryService {
         // The sampling rule that every account has.
         if resource.utf8.elementsEqual("sampling-rule/Default".utf8) { return resource }
         guard resource.utf8.starts(with: "group/".utf8) else { throw arn.notFound }
-        let set = try await read("groups") { try await reading.groups(account: account) }
+        let set = try await read("groups") { try await reading.groupSet(account: account) }
         guard set.groups.contains(where: { ExactString($0.resource) == ExactString(resource) }) else {
             throw arn.notFound
         }

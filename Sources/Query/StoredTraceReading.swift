@@ -53,7 +53,7 @@ public struct StoredTraceReading: TraceReading {
         try await store.graphBlocks(account: account, minutes: minutes)
     }
 
-    public func groups(account: AccountID) async throws -> GroupSet { try await store.groups(account: account) }
+    public func groupSet(account: AccountID) async throws -> GroupSet { try await store.groups(account: account) }
 
     public func groupBlocks(
         account: AccountID, groupKey: Int64, minutes: Range<Int64>

@@ -29,7 +29,7 @@ public protocol TraceReading: Sendable {
     func graphBlocks(account: AccountID, minutes: Range<Int64>) async throws -> [GraphBlockRow]
 
     /// The account's groups as they are now, `Default` among them.
-    func groups(account: AccountID) async throws -> GroupSet
+    func groupSet(account: AccountID) async throws -> GroupSet
 
     /// All blocks of a group's members in the minutes, of one snapshot of the store, in order of minute.
     func groupBlocks(account: AccountID, groupKey: Int64, minutes: Range<Int64>) async throws -> [GroupBlockRow]
@@ -58,4 +58,9 @@ extension TraceReading {
 
     /// Of several traces.
     func partitions(of ids: [TraceID]) -> Set<Int> { ids.reduce(into: []) { $0.formUnion(partitions(of: $1)) } }
+
+    /// What `group.name` and `group.arn` stand for now.
+    func groups(account: AccountID) async throws -> GroupResolver {
+        GroupResolver(of: try await groupSet(account: account).groups)
+    }
 }

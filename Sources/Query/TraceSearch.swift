@@ -120,7 +120,10 @@ extension QueryService {
     ) async throws(APIError) -> SearchScan {
         var scan = SearchScan(position: start)
         guard !request.window.isEmpty else { return scan }
-        let groups = GroupResolver(of: try await read("groups") { try await reading.groups(account: account) }.groups)
+        var groups = GroupResolver.none
+        if !request.filter.groupReferences.isEmpty {
+            groups = try await read("groups") { try await reading.groups(account: account) }
+        }
         let search = FilteredSearch(
             filter: request.filter, groups: groups, plan: SearchPlan(request.filter, groups: groups),
             endedIn: request.timeRangeType == .service

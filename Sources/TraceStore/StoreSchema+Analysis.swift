@@ -48,6 +48,15 @@ extension StoreSchema {
             modified_at int8
         );
 
+        -- The effective rule since a time (microseconds); NULL: every trace is indexed. A trace goes by the rule at the receipt
+        -- of its first document, so a rebuild decides as the first time.
+        CREATE TABLE indexing_history (
+            account int8 NOT NULL,
+            changed_at int8 NOT NULL,
+            percentage float8,
+            PRIMARY KEY (account, changed_at)
+        );
+
         -- A trace that matched a group's filter. minute, outcome: where group_counts has it. links: facts of the links that
         -- resolve within the group, as its contributions use them.
         CREATE TABLE group_members (

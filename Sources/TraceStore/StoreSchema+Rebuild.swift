@@ -21,7 +21,7 @@ struct DerivedTable: Sendable {
     var comparison: Comparison
     /// Nothing looks rows up by the table's secondary indexes while it is filled: they are made when it is full.
     var defersIndexes = false
-    /// Its rows are named by partition, level and the last offset of the batch that wrote them.
+    /// Its rows bear the partition, a level and the last offset of the batch that wrote them.
     var isNamedByPartition = false
 }
 
@@ -47,7 +47,7 @@ extension StoreSchema {
         DerivedTable(name: "log_positions", comparison: .meaning),
         // The index depends on the traces alone, and is divided as batches and merging divided it.
         DerivedTable(name: "search_segments", comparison: .meaning, isNamedByPartition: true),
-        // Every trace is tested against the groups as they are at the rebuild (ruling 9), so these may differ rightly.
+        // Members are who matches the groups as they are at the rebuild (ruling 9), so these differ from what was.
         DerivedTable(name: "group_members", comparison: .meaning),
         DerivedTable(name: "group_blocks", comparison: .meaning, isNamedByPartition: true),
         DerivedTable(name: "group_counts", comparison: .meaning),
@@ -58,7 +58,7 @@ extension StoreSchema {
     /// What people set, what came another way than through the log, and what running processes hold in memory by number.
     static let keptTables: Set<String> = [
         "dictionaries", "telemetry_records", "settings", "accounts", "access_keys", "inbox_cleared", "schema_version",
-        "groups", "group_sets", "tags", "indexing_rules", "retrievals",
+        "groups", "group_sets", "tags", "indexing_rules", "indexing_history", "retrievals",
         // Who is there, and which log the positions belong to.
         "nodes", "log_source",
         // The log's own.

@@ -60,14 +60,30 @@ public struct GroupSet: Sendable, Equatable {
 
 /// What the aggregator has to know of an account.
 public struct AccountRules: Sendable, Equatable {
+    /// From a time on, the percentage of new traces that get a summary and contributions; nil: all.
+    public struct Indexing: Sendable, Equatable {
+        public var changedAt: Micros
+        public var percentage: Double?
+
+        public init(changedAt: Micros, percentage: Double?) {
+            self.changedAt = changedAt
+            self.percentage = percentage
+        }
+    }
+
     /// Without `Default`.
     public var groups: [TraceGroup] = []
-    /// Percentage of new traces that get a summary and contributions; nil: all.
-    public var indexedPercentage: Double?
+    /// In order of time.
+    public var indexing: [Indexing] = []
 
-    public init(groups: [TraceGroup] = [], indexedPercentage: Double? = nil) {
+    public init(groups: [TraceGroup] = [], indexing: [Indexing] = []) {
         self.groups = groups
-        self.indexedPercentage = indexedPercentage
+        self.indexing = indexing
+    }
+
+    /// The percentage in force at a time; nil: every trace is indexed.
+    public func indexedPercentage(at time: Micros) -> Double? {
+        indexing.last { $0.changedAt <= time }?.percentage
     }
 }
 
@@ -187,8 +203,8 @@ extension TraceStore {
         groups.bind(numbers)
         var indexing = PostgresStatement(
             """
-            SELECT account, percentage::text FROM indexing_rules
-            WHERE account = ANY ($1::int8[]) AND destination = 'CloudWatchLogs'
+            SELECT account, changed_at, percentage::text FROM indexing_history WHERE account = ANY ($1::int8[])
+            ORDER BY account, changed_at
             """)
         indexing.bind(numbers)
         let results: [PostgresResult]
@@ -206,7 +222,10 @@ extension TraceStore {
                 Self.group(results[0], row, from: 1))
         }
         for row in 0..<results[1].rowCount {
-            rules[account(results[1], row), default: AccountRules()].indexedPercentage = Double(results[1].text(row, 1))
+            rules[account(results[1], row), default: AccountRules()].indexing.append(
+                .init(
+                    changedAt: results[1].int(row, 1),
+                    percentage: results[1].isNull(row, 2) ? nil : Double(results[1].text(row, 2))))
         }
         return rules
     }

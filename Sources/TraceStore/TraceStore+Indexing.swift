@@ -58,7 +58,7 @@ extension TraceStore {
         update.bind(account)
         update.bind(text: destination.rawValue)
         update.bind(now)
-        return try await change(create, update)[1].affectedRows == 1
+        return try await change(create, update, Self.historyStatement(account, now))[1].affectedRows == 1
     }
 
     /// - Parameter percentage: finite.
@@ -73,6 +73,23 @@ extension TraceStore {
         statement.bind(account)
         statement.bind(text: "\(percentage)")
         statement.bind(now)
-        try await change(statement)
+        try await change(statement, Self.historyStatement(account, now))
+    }
+
+    /// Records what is effective from now on, if it is another rule than before.
+    private static func historyStatement(_ account: AccountID, _ now: Micros) -> PostgresStatement {
+        var statement = PostgresStatement(
+            """
+            INSERT INTO indexing_history (account, changed_at, percentage)
+            SELECT r.account, $2, n.percentage FROM indexing_rules r
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN r.destination = 'CloudWatchLogs' THEN r.percentage END AS percentage) n
+            WHERE r.account = $1 AND n.percentage IS DISTINCT FROM (
+                SELECT h.percentage FROM indexing_history h WHERE h.account = $1 ORDER BY h.changed_at DESC LIMIT 1)
+            ON CONFLICT (account, changed_at) DO UPDATE SET percentage = excluded.percentage
+            """)
+        statement.bind(account)
+        statement.bind(now)
+        return statement
     }
 }

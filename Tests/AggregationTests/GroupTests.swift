@@ -197,12 +197,12 @@ extension AggregationTests {
     // If this fails, the map counts traces that have no summary, or what was decided once is decided again.
     @Test func `a trace that the rule leaves out contributes nothing but is a target of links`() async throws {
         try await withWorld { (world) async throws in
-            #expect(try await world.store.setDestination(.cloudWatchLogs, account: account, now: 0))
-            try await world.store.setIndexedPercentage(0, account: account, now: 0)
+            #expect(try await world.store.setDestination(.cloudWatchLogs, account: account, now: now - 2))
+            try await world.store.setIndexedPercentage(0, account: account, now: now - 1)
             try await put(group("all", key: 1, filter: ""), in: world.store)
             try await world.append(document(trace: 1, id: 1, name: "hidden"))
             try await world.foldEverything()
-            try await world.store.setIndexedPercentage(100, account: account, now: 0)
+            try await world.store.setIndexedPercentage(100, account: account, now: now + 300_000)
             try await world.append(
                 document(trace: 1, id: 3, name: "hidden too", parent: 1),
                 document(trace: 2, id: 2, name: "shown", start: 3, end: 4, links: [(1, 1)]))

@@ -140,7 +140,7 @@ final class InMemoryTraces: TraceReading {
         }
     }
 
-    func groups(account: AccountID) async throws -> GroupSet {
+    func groupSet(account: AccountID) async throws -> GroupSet {
         let groups = state.withLock { $0.groups } + [.defaultGroup]
         return GroupSet(revision: 1, groups: groups)
     }

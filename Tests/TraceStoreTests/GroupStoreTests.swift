@@ -196,9 +196,14 @@ private func other(_ account: AccountID) -> AccountID { AccountID(rawValue: acco
             let settings = try await store.indexingSettings(account: account)
             #expect(settings.destination == .cloudWatchLogs && settings.destinationChangedAt == 8)
             #expect(settings.percentage == 12.5 && settings.modifiedAt == 7)
-            #expect(try await store.rules(of: [account]) == [account: AccountRules(indexedPercentage: 12.5)])
-            #expect(try await store.setDestination(.xray, account: account, now: 10))
-            #expect(try await store.rules(of: [account]).isEmpty)
+            try await store.setIndexedPercentage(50, account: account, now: 10)
+            #expect(try await store.setDestination(.xray, account: account, now: 20))
+            try await store.setIndexedPercentage(60, account: account, now: 30)
+            // What was in force when: a trace goes by the rule at its first document, also when it is folded again.
+            let rules = try #require(try await store.rules(of: [account])[account])
+            #expect(rules.indexing.map(\.changedAt) == [8, 10, 20])
+            #expect([7, 8, 9, 10, 19, 20, 99].map { rules.indexedPercentage(at: $0) } == [nil, 12.5, 12.5, 50, 50, nil, nil])
+            #expect(try await store.rules(of: [other(account)]).isEmpty)
         }
     }
 
