@@ -15,7 +15,7 @@ typedef struct {
 static inline rd_kafka_resp_err_t ckafka_produce(
     rd_kafka_t *client, rd_kafka_topic_t *topic, int32_t partition, const void *key, size_t key_size, const void *value,
     size_t value_size, int64_t timestamp_ms, const ckafka_header *headers, size_t header_count, void *opaque) {
-    rd_kafka_vu_t vus[16];
+    rd_kafka_vu_t vus[8];
     size_t count = 0;
     vus[count].vtype = RD_KAFKA_VTYPE_RKT;
     vus[count++].u.rkt = topic;
@@ -33,17 +33,18 @@ static inline rd_kafka_resp_err_t ckafka_produce(
     vus[count++].u.i64 = timestamp_ms;
     vus[count].vtype = RD_KAFKA_VTYPE_OPAQUE;
     vus[count++].u.ptr = opaque;
-    for (size_t i = 0; i < header_count && count < 16; i++) {
-        if (!headers[i].name) continue;
-        vus[count].vtype = RD_KAFKA_VTYPE_HEADER;
-        vus[count].u.header.name = headers[i].name;
-        vus[count].u.header.val = headers[i].value;
-        vus[count++].u.header.size = (ssize_t)headers[i].size;
-    }
+    // A list of our own: single headers are freed twice by librdkafka 2.0 when the partition is unknown.
+    rd_kafka_headers_t *list = rd_kafka_headers_new(header_count);
+    for (size_t i = 0; i < header_count; i++)
+        if (headers[i].name)
+            rd_kafka_header_add(list, headers[i].name, -1, headers[i].value, (ssize_t)headers[i].size);
+    vus[count].vtype = RD_KAFKA_VTYPE_HEADERS;
+    vus[count++].u.headers = list;
     rd_kafka_error_t *error = rd_kafka_produceva(client, vus, count);
     if (!error) return RD_KAFKA_RESP_ERR_NO_ERROR;
     rd_kafka_resp_err_t code = rd_kafka_error_code(error);
     rd_kafka_error_destroy(error);
+    rd_kafka_headers_destroy(list);
     return code;
 }
 
