@@ -164,14 +164,13 @@ extension TraceStore {
             """
             INSERT INTO group_blocks (account, group_key, version, minute, partition, last_offset, encoding, block, level,
                 received_day)
-            SELECT *, $10, $9 FROM unnest($1::int8[], $2::int8[], $3::int4[], $4::int8[], $5::int4[], $6::int8[], $7::int2[],
+            SELECT *, 0, $9 FROM unnest($1::int8[], $2::int8[], $3::int4[], $4::int8[], $5::int4[], $6::int8[], $7::int2[],
                 $8::bytea[])
             """)
         for column in [accounts, keys, versions, minutes, partitions, offsets, encodings, bytes] {
             statement.bind(column)
         }
         statement.bind(receivedDay)
-        statement.bind(Int32(options.blockLevel))
         return statement
     }
 
