@@ -21,6 +21,9 @@ enum ChildProcess {
         posix_spawn_file_actions_adddup2(&actions, output, 1)
         posix_spawn_file_actions_adddup2(&actions, output, 2)
         if let folder { posix_spawn_file_actions_adddup2(&actions, folder, folderDescriptor) }
+        // Nothing else: connections of clients must end when we close them, and PostgreSQL counts what it inherits.
+        for descriptor in 3..<folderDescriptor { posix_spawn_file_actions_addclose(&actions, descriptor) }
+        posix_spawn_file_actions_addclosefrom_np(&actions, folder == nil ? folderDescriptor : folderDescriptor + 1)
 
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)

@@ -3,6 +3,7 @@
 
 import SegmentLog
 import Segments
+import Synchronization
 
 /// How a read treats documents that are acknowledged but not yet in the tables.
 enum ReadConsistency {
@@ -12,17 +13,35 @@ enum ReadConsistency {
     case fresh
 }
 
-struct Completeness {
-    let reading: any TraceReading
+final class Completeness: Sendable {
+    private let reading: any TraceReading
     /// Longest wait of a fresh read.
-    let waitLimit: Duration
+    private let waitLimit: Duration
+    /// The last answer about all partitions. It stays true: what is in the tables stays there.
+    private let lastOfAll = Mutex<Micros>(0)
+
+    init(reading: any TraceReading, waitLimit: Duration) {
+        self.reading = reading
+        self.waitLimit = waitLimit
+    }
 
     /// To be called before the data is read.
     /// - Parameters:
     ///   - partitions: those whose documents the answer depends on; nil = all.
     ///   - now: the time at which the read started.
-    /// - Returns: the receipt time up to which every acknowledged document is in what is read afterwards.
+    /// - Returns: the receipt time up to which every acknowledged document is in what is read afterwards. While the log
+    ///   cannot be asked, reads go on, and say what was known before.
     func reached(partitions: Set<Int>?, consistency: ReadConsistency, now: Micros) async throws -> Micros {
+        do {
+            let reached = try await ask(partitions: partitions, consistency: consistency, now: now)
+            if partitions == nil { lastOfAll.withLock { $0 = max($0, reached) } }
+            return reached
+        } catch let error as SegmentLogError where error.isRetriable {
+            return lastOfAll.withLock { $0 }
+        }
+    }
+
+    private func ask(partitions: Set<Int>?, consistency: ReadConsistency, now: Micros) async throws -> Micros {
         if consistency == .fresh {
             let ends = try await reading.endOffsets()
             let targets = ends.indices.filter { partitions?.contains($0) ?? true }

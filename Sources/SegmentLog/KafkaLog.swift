@@ -168,9 +168,12 @@ public final class KafkaLog: SegmentLog {
                 "topic \(options.topic) has \(count) partitions, but positions of \(options.knownPartitionCount) are known: was it deleted and created again?")
         }
         if count < options.partitionCount {
-            logger.warning(
-                "the topic has fewer partitions than configured; they can be added while everything runs",
-                metadata: ["topic": "\(options.topic)", "partitions": "\(count)", "configured": "\(options.partitionCount)"])
+            // As with the log in PostgreSQL: a node that wants more partitions makes them, the others notice.
+            try await queries.addPartitions(total: options.partitionCount)
+            logger.info(
+                "added partitions to the topic of the log",
+                metadata: ["topic": "\(options.topic)", "before": "\(count)", "now": "\(options.partitionCount)"])
+            return try await queries.topic(timeout: options.openTimeout)?.partitionCount ?? count
         }
         return count
     }

@@ -169,6 +169,32 @@ final class KafkaQueries: @unchecked Sendable {
         if let failure { throw failure }
     }
 
+    /// Raises the number of partitions; that it is as high already is no error.
+    func addPartitions(total: Int) async throws(SegmentLogError) {
+        let failure: SegmentLogError? = await thread.run { [self] in
+            var reason = [CChar](repeating: 0, count: 512)
+            guard let request = rd_kafka_NewPartitions_new(topic, total, &reason, reason.count) else {
+                return SegmentLogError(.misconfigured, "topic \(topic) cannot have \(total) partitions")
+            }
+            defer { rd_kafka_NewPartitions_destroy(request) }
+            var requests: [OpaquePointer?] = [request]
+            return administer(RD_KAFKA_ADMIN_OP_CREATEPARTITIONS) { options, queue in
+                rd_kafka_CreatePartitions(client.handle, &requests, 1, options, queue)
+            } read: { event in
+                var count = 0
+                guard let result = rd_kafka_event_CreatePartitions_result(event),
+                    let topics = rd_kafka_CreatePartitions_result_topics(result, &count), count == 1
+                else { return nil }
+                let error = rd_kafka_topic_result_error(topics[0])
+                // Another node was faster.
+                if error == RD_KAFKA_RESP_ERR_NO_ERROR || error == RD_KAFKA_RESP_ERR_INVALID_PARTITIONS { return nil }
+                let text = rd_kafka_topic_result_error_string(topics[0]).map { String(cString: $0) } ?? KafkaClient.text(error)
+                return SegmentLogError(.misconfigured, "partitions cannot be added to topic \(topic): \(text)")
+            }
+        }
+        if let failure { throw failure }
+    }
+
     /// The topic's settings by name; a broker may refuse to tell them.
     func topicSettings() async throws(SegmentLogError) -> [String: String] {
         let result: Result<[String: String], SegmentLogError> = await thread.run { [self] in

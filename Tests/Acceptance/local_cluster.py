@@ -157,7 +157,14 @@ class LocalCluster:
         os.kill(self.node(name)["pid"], number)
 
     def kill(self, name):
-        self.signal(name, signal.SIGKILL)
+        """Also of a node that has just been started again: until its new process is known, the old one is gone."""
+        def killed():
+            try:
+                self.signal(name, signal.SIGKILL)
+                return True
+            except ProcessLookupError:
+                return False
+        wait_for(killed, 30, f"a process of {name}")
 
     @contextlib.contextmanager
     def aggregator(self, name, *, partitions, database_url=None):

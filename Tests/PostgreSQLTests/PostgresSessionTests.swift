@@ -168,7 +168,7 @@ struct PostgresSessionTests {
         let error = await #expect(throws: PostgresError.self) { try await session.run(PostgresStatement("SELECT 1")) }
         #expect(error?.code == .cannotConnect)
         // Far more than it takes: the machine may be busy.
-        #expect(ContinuousClock.now - start < .seconds(30))
+        #expect(ContinuousClock.now - start < .seconds(120))
         await session.close()
     }
 
