@@ -37,6 +37,8 @@ final class KafkaConsumer: @unchecked Sendable {
         /// Taken from the queue, not yet delivered.
         var held: UnsafeMutablePointer<rd_kafka_message_t>?
         var lastError: String?
+        /// Bytes taken since the client was last made to look at the queue.
+        var takenBytes = 0
         var reader: KafkaRecordReader
 
         init(number: Int32, watch: OffsetWatch, maxValueBytes: Int) {
@@ -80,6 +82,8 @@ final class KafkaConsumer: @unchecked Sendable {
     private let client: KafkaClient
     private let topic: String
     private let maxValueBytes: Int
+    /// Bytes of a partition that librdkafka fetches ahead.
+    private let prefetchBytes: Int
     private let clock: @Sendable () -> Micros
     private let partitions = Mutex<[Int: Partition]>([:])
     private let watch = OffsetWatch()
@@ -92,15 +96,22 @@ final class KafkaConsumer: @unchecked Sendable {
         let positions = Mutex<[Int: Int64]>([:])
     }
 
-    /// - Parameter clock: microseconds since 1970.
+    /// Whether a full queue is looked at only once a second: librdkafka before 2.2, which brought `fetch.queue.backoff.ms`.
+    static let mustBeWoken = rd_kafka_version() < 0x0202_0000
+
+    /// - Parameters:
+    ///   - prefetchBytes: what the settings say, for each partition.
+    ///   - clock: microseconds since 1970.
     init(
-        settings: KafkaSettings, topic: String, maxValueBytes: Int, logger: Logger, clock: @escaping @Sendable () -> Micros
+        settings: KafkaSettings, topic: String, maxValueBytes: Int, prefetchBytes: Int, logger: Logger,
+        clock: @escaping @Sendable () -> Micros
     ) throws(SegmentLogError) {
         let client = try KafkaClient(RD_KAFKA_CONSUMER, settings, logger: logger)
         let commits = Commits()
         self.client = client
         self.topic = topic
         self.maxValueBytes = maxValueBytes
+        self.prefetchBytes = prefetchBytes
         self.clock = clock
         self.commits = commits
         rd_kafka_poll_set_consumer(client.handle)
@@ -183,6 +194,8 @@ final class KafkaConsumer: @unchecked Sendable {
         // Control records at the end have offsets, too.
         if messages.isEmpty, let end = partition.end, end > partition.next { partition.next = end }
         guard !messages.isEmpty || partition.end == partition.next else { return nil }
+        partition.takenBytes += byteCount
+        if Self.mustBeWoken, partition.takenBytes > prefetchBytes / 4 { wakeFetcher(of: partition) }
         let entries = partition.reader.entries(messages, now: clock())
         var low: Int64 = 0
         var high: Int64 = 0
@@ -224,6 +237,20 @@ final class KafkaConsumer: @unchecked Sendable {
         if let held = partition.held { rd_kafka_message_destroy(held) }
         partition.held = nil
         while let queue = partition.queue, let message = rd_kafka_consume_queue(queue, 0) { rd_kafka_message_destroy(message) }
+    }
+
+    /// librdkafka stops fetching when a partition's queue is full, and its thread for the broker then sleeps up to a second
+    /// whatever is taken from the queue. Any request to that broker ends its sleep; this one is the smallest.
+    private func wakeFetcher(of partition: Partition) {
+        partition.takenBytes = 0
+        let number = partition.number
+        thread.enqueue { [client, topic] in
+            guard let list = rd_kafka_topic_partition_list_new(1) else { return }
+            defer { rd_kafka_topic_partition_list_destroy(list) }
+            rd_kafka_topic_partition_list_add(list, topic, number)?.pointee.offset = Int64(RD_KAFKA_OFFSET_BEGINNING)
+            // Nobody needs the answer.
+            rd_kafka_offsets_for_times(client.handle, list, 1)
+        }
     }
 
     // MARK: Moving

@@ -28,8 +28,7 @@ public struct KafkaLogOptions: Sendable {
     public var appendTimeout: Duration = .milliseconds(1_900)
     /// How long records may wait for others to share a request with.
     public var linger: Duration = .milliseconds(5)
-    /// Records fetched ahead, all partitions together. The brokers are asked for more only about once a second when a
-    /// partition's share is full (librdkafka before 2.2), so it bounds the rate of reading, too.
+    /// Bytes of records fetched ahead, all partitions together; not less than 1 MiB for each.
     public var prefetchBytes = 96 << 20
     /// Values larger than this cannot be documents: the record is marked as poison.
     public var maxValueBytes = 1_000_000
@@ -111,7 +110,8 @@ public final class KafkaLog: SegmentLog {
             preview = openPreview
             let openConsumer = try KafkaConsumer(
                 settings: settings.consumer(partitionCount: count), topic: options.topic,
-                maxValueBytes: options.maxValueBytes, logger: logger, clock: clock)
+                maxValueBytes: options.maxValueBytes, prefetchBytes: settings.prefetchShare(partitionCount: count),
+                logger: logger, clock: clock)
             consumer = openConsumer
             let batchBytes = topicSettings["max.message.bytes"].flatMap { Int($0) } ?? 1_000_000
             let producer = try KafkaProducer(
@@ -143,6 +143,8 @@ public final class KafkaLog: SegmentLog {
             let replicas = options.replicationFactor ?? min(3, max(1, topic.brokerCount))
             var settings: [(name: String, value: String)] = [
                 ("cleanup.policy", "delete"), ("retention.ms", "\(options.retention.wholeMilliseconds)"),
+                // Retention goes by the brokers' clock: a node whose clock is wrong must not have its records removed early.
+                ("message.timestamp.type", "LogAppendTime"),
             ]
             // Acknowledged by all replicas in sync means two at least.
             if replicas >= 3 { settings.append(("min.insync.replicas", "2")) }
@@ -375,13 +377,19 @@ private struct Settings {
         self.queries = Self.promises(queries.merged(with: properties), isolation: "read_uncommitted")
     }
 
+    /// What is fetched ahead of one partition, in bytes.
+    func prefetchShare(partitionCount: Int) -> Int {
+        min(max(prefetchBytes / max(partitionCount, 1), 1 << 20), 64 << 20)
+    }
+
     /// Aborted transactions of other producers are skipped.
     func consumer(partitionCount: Int) -> KafkaSettings {
         var consumer = reading
-        let share = min(max(prefetchBytes / max(partitionCount, 1), 1 << 20), 64 << 20)
+        let share = prefetchShare(partitionCount: partitionCount)
         consumer["queued.min.messages"] = "100000"
         consumer["queued.max.messages.kbytes"] = "\(share >> 10)"
         consumer["fetch.message.max.bytes"] = "1048576"
+        if !KafkaConsumer.mustBeWoken { consumer["fetch.queue.backoff.ms"] = "5" }
         return Self.promises(consumer.merged(with: properties), isolation: "read_committed")
     }
 

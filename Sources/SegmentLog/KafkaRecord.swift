@@ -2,7 +2,7 @@
 //
 //   key        the 16 bytes of the trace id, most significant first (the W3C trace id)
 //   value      the segment document as received, JSON in UTF-8; null for a touch
-//   timestamp  the receipt time in milliseconds
+//   timestamp  when the broker appended it (in a topic that Beamline did not make perhaps the receipt time)
 //   partition  FNV-1a over the key (`LogPartition`), not the partitioner of the producer
 //   headers, all of them text:
 //     beamline-version   1

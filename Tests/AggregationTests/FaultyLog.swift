@@ -13,6 +13,8 @@ struct FaultyLog: SegmentLog {
     /// Whether a partition can be read from an offset.
     var check: @Sendable (Int, Int64) throws(SegmentLogError) -> Void = { (_, _) throws(SegmentLogError) in }
     var afterRead: @Sendable () async -> Void = {}
+    /// What the reader gets instead of what was read.
+    var transform: @Sendable (LogBatch) -> LogBatch = { $0 }
 
     var partitionCount: Int { base.partitionCount }
     var queuedBytes: Int { base.queuedBytes }
@@ -29,7 +31,7 @@ struct FaultyLog: SegmentLog {
         try check(partition, offset)
         let batch = try await base.read(partition: partition, from: offset, maxRecords: maxRecords, maxBytes: maxBytes)
         if !batch.entries.isEmpty { await afterRead() }
-        return batch
+        return transform(batch)
     }
 
     func endOffsets() async throws(SegmentLogError) -> [Int64] { try await base.endOffsets() }

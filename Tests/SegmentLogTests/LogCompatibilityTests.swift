@@ -71,6 +71,8 @@ struct LogWorld: Sendable {
         // The machine of the tests may be busy.
         own.appendTimeout = .seconds(20)
         own.readTimeout = .seconds(20)
+        // The records of the tests are of 2023.
+        own.retention = .seconds(100 * 365 * 86_400)
         if let bytes = options.queueBytes { own.queueBytes = bytes }
         if options.isSlow { own.linger = .milliseconds(800) }
         return own
