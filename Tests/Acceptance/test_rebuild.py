@@ -9,6 +9,7 @@ import time
 import pytest
 
 from beamline import BINARY, Server, segment, subsegment, trace_id, wait_for
+from senders import Senders
 from test_commands import find_database, psql_in
 
 
@@ -133,3 +134,21 @@ def test_bad_arguments_are_one_sentence(server):
     ]:
         done = server.administer("rebuild", *arguments, check=False)
         assert done.returncode != 0 and text in done.stderr, done.stderr
+
+
+# If this fails, aggregators on other machines go on with what the old tables held, or have to be restarted.
+def test_the_roles_of_a_cluster_survive_the_exchange(cluster):
+    takers = [cluster.start("ingest"), cluster.start("ingest")]
+    workers = [cluster.start("aggregate"), cluster.start("aggregate")]
+    reader = cluster.start("query")
+    wait_for(lambda: cluster.is_even(*workers), what="an even split")
+    account = cluster.new_account(takers[0])
+    with Senders(*[account.at(taker) for taker in takers]) as senders:
+        senders.more(200)
+        for _ in range(2):
+            done = cluster.administer("rebuild")
+            assert "exchanged: the new tables (identical) serve" in done.stdout, done.stdout
+            senders.more(50)
+    assert all(process.process.poll() is None for process in takers + workers + [reader])
+    senders.check(cluster, reader=account.at(reader))
+    wait_for(lambda: cluster.is_even(*workers), what="an even split after the exchange")
