@@ -22,8 +22,9 @@ enum ChildProcess {
         posix_spawn_file_actions_adddup2(&actions, output, 2)
         if let folder { posix_spawn_file_actions_adddup2(&actions, folder, folderDescriptor) }
         // Nothing else: connections of clients must end when we close them, and PostgreSQL counts what it inherits.
-        for descriptor in 3..<folderDescriptor { posix_spawn_file_actions_addclose(&actions, descriptor) }
-        posix_spawn_file_actions_addclosefrom_np(&actions, folder == nil ? folderDescriptor : folderDescriptor + 1)
+        for descriptor in openDescriptors() where descriptor > 2 && (folder == nil || descriptor != folderDescriptor) {
+            posix_spawn_file_actions_addclose(&actions, descriptor)
+        }
 
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
@@ -45,6 +46,20 @@ enum ChildProcess {
         let code = posix_spawn(&pid, arguments[0], &actions, &attributes, &argv, &envp)
         guard code == 0 else { throw ClusterError("cannot start \(arguments[0])", errno: code) }
         return pid
+    }
+
+    /// Those of this process now. What other threads open meanwhile is not among them.
+    private static func openDescriptors() -> [Int32] {
+        guard let folder = opendir("/proc/self/fd") else { return [] }
+        defer { closedir(folder) }
+        var found: [Int32] = []
+        while let entry = readdir(folder) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if let number = Int32(name), number != dirfd(folder) { found.append(number) }
+        }
+        return found
     }
 
     /// Runs a short program to its end. Blocks the calling thread.
