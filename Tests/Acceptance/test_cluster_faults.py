@@ -106,6 +106,9 @@ def test_the_broker_is_down_for_30_seconds(kafka_cluster):
         cluster.release("kafka")
         senders.more(100, 60)
         assert set(senders.statuses) <= {200, 502, 503, 504, "no answer"}, senders.statuses
+    # Aggregators find the broker again within seconds, reads wait two at most.
+    ids = list(senders.acknowledged)
+    wait_for(lambda: len(cluster.root().traces(*ids[-5:])) == len(ids[-5:]), 60, "the aggregators are at work again")
     senders.check(cluster)
 
 
