@@ -18,8 +18,9 @@ from beamline import wait_for
 from local_cluster import LocalCluster
 from senders import Senders
 
-CRASHES = int(os.environ.get("BEAMLINE_CRASHES") or 4)
-SEED = int(os.environ.get("BEAMLINE_CRASH_SEED") or random.SystemRandom().randrange(1_000_000))
+# Taken out of the environment: the program refuses a BEAMLINE_… that is no setting of its own.
+CRASHES = int(os.environ.pop("BEAMLINE_CRASHES", "") or 4)
+SEED = int(os.environ.pop("BEAMLINE_CRASH_SEED", "") or random.SystemRandom().randrange(1_000_000))
 PARTITIONS = 4
 NODES = ["ingest-1", "ingest-2", "aggregate-1", "aggregate-2", "query-1"]
 
