@@ -12,8 +12,10 @@ START = 1_700_000_000
 class Senders:
     """Threads that send small traces and remember which were acknowledged. Whatever fails is sent again until it is."""
 
-    def __init__(self, *accounts, threads=4):
-        """`accounts`: one key, at each server that is sent to; the threads take turns."""
+    def __init__(self, *accounts, threads=4, pause=0.0):
+        """`accounts`: one key, at each server that is sent to; the threads take turns. `pause`: seconds a thread rests after
+        each call, so that a long run stays small enough to be read back whole."""
+        self.pause = pause
         self.account = accounts[0]
         self.accounts = accounts
         self.stopping = threading.Event()
@@ -46,7 +48,7 @@ class Senders:
 
     def send(self, number):
         round = 0
-        while not self.stopping.is_set():
+        while not self.stopping.wait(self.pause):
             documents = self.batch(number, round)
             round += 1
             body = json.dumps({"TraceSegmentDocuments": [json.dumps(part) for parts in documents.values() for part in parts]}).encode()
