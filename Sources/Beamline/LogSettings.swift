@@ -17,6 +17,8 @@ struct LogSettings: Sendable {
     var kafkaReplication: Int?
     /// Of a log that is created.
     var partitions: Int
+    /// Somebody asked for so many: a topic that exists and has fewer gets the missing ones.
+    var isPartitionCountStated: Bool
     var retentionDays: Int
 
     static let names: Set<String> = ["kafka-brokers", "kafka", "kafka-topic", "kafka-replication", "partitions"]
@@ -59,6 +61,7 @@ struct LogSettings: Sendable {
         if try reader.text("kafka-replication") != nil {
             kafkaReplication = try reader.integer("kafka-replication", default: 1, in: 1...32)
         }
+        isPartitionCountStated = try reader.text("partitions") != nil
         self.partitions = try reader.integer(
             "partitions", default: kafkaBrokers == nil ? partitions : 12, in: 1...256)
     }
@@ -73,6 +76,7 @@ struct LogSettings: Sendable {
             var options = KafkaLogOptions()
             options.topic = kafkaTopic
             options.partitionCount = partitions
+            options.addsPartitions = isPartitionCountStated
             options.knownPartitionCount = knownPartitions
             options.replicationFactor = kafkaReplication
             options.retention = .seconds(retentionDays * 86_400)
@@ -117,7 +121,9 @@ extension DatabaseOptions {
     func withLog<Result>(
         _ options: LogOptions, store: TraceStore, _ body: (any SegmentLog) async throws -> Result
     ) async throws -> Result {
-        let settings = try await options.settings()
+        var settings = try await options.settings()
+        // Looking at a log does not make it grow.
+        settings.isPartitionCountStated = false
         guard let known = try await store.logSource() else {
             throw CommandFailure("there is no log yet: no server has been started with this database")
         }

@@ -10,8 +10,10 @@ import Synchronization
 
 public struct KafkaLogOptions: Sendable {
     public var topic = "beamline.segments"
-    /// Used when the topic is created; one that exists keeps what it has.
+    /// Used when the topic is created.
     public var partitionCount = 12
+    /// Whether a topic that exists and has fewer gets the missing ones. Partitions cannot be taken away again.
+    public var addsPartitions = false
     /// The topic must have at least as many: positions of so many partitions are known.
     public var knownPartitionCount = 0
     /// Nil: 3, or the number of brokers if that is less.
@@ -167,7 +169,7 @@ public final class KafkaLog: SegmentLog {
                 .misconfigured,
                 "topic \(options.topic) has \(count) partitions, but positions of \(options.knownPartitionCount) are known: was it deleted and created again?")
         }
-        if count < options.partitionCount {
+        if count < options.partitionCount, options.addsPartitions {
             // As with the log in PostgreSQL: a node that wants more partitions makes them, the others notice.
             try await queries.addPartitions(total: options.partitionCount)
             logger.info(
