@@ -90,10 +90,11 @@ private final class LogSink: Sendable {
 
 /// A thread for calls that may block: closures run on it in the order given, and `idle` about once a second.
 final class KafkaThread: @unchecked Sendable {
-    // All state is guarded by `condition`.
+    // All state is guarded by `condition`. Once `isOver` no job is taken any more.
     private let condition = NSCondition()
     private var jobs: [@Sendable () -> Void] = []
     private var last: (@Sendable () -> Void)?
+    private var isOver = false
     private let idle: @Sendable () -> Void
 
     init(name: String, idle: @escaping @Sendable () -> Void = {}) {
@@ -106,20 +107,25 @@ final class KafkaThread: @unchecked Sendable {
         thread.start()
     }
 
-    func enqueue(_ job: @escaping @Sendable () -> Void) {
+    /// - Returns: false when the thread has ended, or will without this job.
+    @discardableResult
+    func enqueue(_ job: @escaping @Sendable () -> Void) -> Bool {
         condition.lock()
+        defer { condition.unlock() }
+        guard !isOver else { return false }
         jobs.append(job)
         condition.signal()
-        condition.unlock()
+        return true
     }
 
-    func run<T: Sendable>(_ job: @escaping @Sendable () -> T) async -> T {
-        await withUnsafeContinuation { continuation in
-            enqueue { continuation.resume(returning: job()) }
+    /// - Returns: nil when the thread has ended.
+    func run<T: Sendable>(_ job: @escaping @Sendable () -> T) async -> T? {
+        await withUnsafeContinuation { (continuation: UnsafeContinuation<T?, Never>) in
+            if !enqueue({ continuation.resume(returning: job()) }) { continuation.resume(returning: nil) }
         }
     }
 
-    /// Ends the thread after the jobs given so far and this one.
+    /// Ends the thread after the jobs given so far and this one. To be called once.
     func end(_ last: @escaping @Sendable () -> Void = {}) async {
         await withUnsafeContinuation { (continuation: UnsafeContinuation<Void, Never>) in
             condition.lock()
@@ -142,6 +148,7 @@ final class KafkaThread: @unchecked Sendable {
             let taken = jobs
             jobs.removeAll(keepingCapacity: true)
             let last = taken.isEmpty ? last : nil
+            if last != nil { isOver = true }
             condition.unlock()
             if let last { return last() }
             for job in taken { job() }
@@ -151,6 +158,10 @@ final class KafkaThread: @unchecked Sendable {
             }
         }
     }
+}
+
+extension SegmentLogError {
+    static let closedLog = SegmentLogError(.closed, "the log was closed")
 }
 
 extension Duration {

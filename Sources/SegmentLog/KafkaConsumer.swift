@@ -195,7 +195,7 @@ final class KafkaConsumer: @unchecked Sendable {
         if messages.isEmpty, let end = partition.end, end > partition.next { partition.next = end }
         guard !messages.isEmpty || partition.end == partition.next else { return nil }
         partition.takenBytes += byteCount
-        if Self.mustBeWoken, partition.takenBytes > prefetchBytes / 4 { wakeFetcher(of: partition) }
+        if getenv("NOWAKE") == nil, Self.mustBeWoken, partition.takenBytes > prefetchBytes / 4 { wakeFetcher(of: partition) }
         let entries = partition.reader.entries(messages, now: clock())
         var low: Int64 = 0
         var high: Int64 = 0
@@ -236,7 +236,9 @@ final class KafkaConsumer: @unchecked Sendable {
     private static func discard(_ partition: Partition) {
         if let held = partition.held { rd_kafka_message_destroy(held) }
         partition.held = nil
-        while let queue = partition.queue, let message = rd_kafka_consume_queue(queue, 0) { rd_kafka_message_destroy(message) }
+        while let queue = partition.queue, let message = rd_kafka_consume_queue(queue, 0) {
+            rd_kafka_message_destroy(message)
+        }
     }
 
     /// librdkafka stops fetching when a partition's queue is full, and its thread for the broker then sleeps up to a second
@@ -253,14 +255,19 @@ final class KafkaConsumer: @unchecked Sendable {
         }
     }
 
+    /// Messages of a partition that are fetched and not yet taken. For tests, while nobody reads.
+    func fetchedAhead(of number: Int) -> Int { partition(number).queue.map { rd_kafka_queue_length($0) } ?? 0 }
+
     // MARK: Moving
 
     /// Sees to it that the next record delivered is the first at or after `offset`.
     private func move(_ partition: Partition, to offset: Int64) async throws(SegmentLogError) {
         if partition.isAssigned && partition.next == offset { return }
-        if isClosed.load(ordering: .acquiring) { throw SegmentLogError(.closed, "the log was closed") }
-        let error: String? = await thread.run { [self] in moveNow(partition, to: offset) }
-        if let error { throw SegmentLogError(.unavailable, "cannot read partition \(partition.number) of topic \(topic): \(error)") }
+        if isClosed.load(ordering: .acquiring) { throw .closedLog }
+        guard let error = await thread.run({ [self] in moveNow(partition, to: offset) }) else { throw .closedLog }
+        if let error {
+            throw SegmentLogError(.unavailable, "cannot read partition \(partition.number) of topic \(topic): \(error)")
+        }
     }
 
     /// On the thread. The partition's queue is ours before it is assigned, so nothing goes by way of the consumer's queue;
@@ -273,7 +280,8 @@ final class KafkaConsumer: @unchecked Sendable {
             rd_kafka_queue_forward(queue, nil)
             // The partition lives as long as the consumer, which takes the callback back before it ends.
             rd_kafka_queue_cb_event_enable(
-                queue, { _, opaque in
+                queue,
+                { _, opaque in
                     guard let opaque else { return }
                     Unmanaged<Partition>.fromOpaque(opaque).takeUnretainedValue().signal()
                 }, Unmanaged.passUnretained(partition).toOpaque())
@@ -281,7 +289,9 @@ final class KafkaConsumer: @unchecked Sendable {
         }
         let list = rd_kafka_topic_partition_list_new(1)
         defer { rd_kafka_topic_partition_list_destroy(list) }
-        guard let item = rd_kafka_topic_partition_list_add(list, topic, partition.number) else { return "out of memory" }
+        guard let item = rd_kafka_topic_partition_list_add(list, topic, partition.number) else {
+            return "out of memory"
+        }
         // Not assigned any more after an error of the offset, but librdkafka still has it in the assignment.
         if let error = rd_kafka_incremental_unassign(client.handle, list) { rd_kafka_error_destroy(error) }
         Self.discard(partition)

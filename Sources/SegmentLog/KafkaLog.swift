@@ -62,7 +62,7 @@ public final class KafkaLog: SegmentLog {
     private let options: KafkaLogOptions
     private let logger: Logger
     private let producer: KafkaProducer
-    private let consumer: KafkaConsumer
+    let consumer: KafkaConsumer
     private let queries: KafkaQueries
     private let preview: KafkaPreview
     private let cached = Mutex<[Int: CachedReceipt]>([:])
@@ -137,9 +137,11 @@ public final class KafkaLog: SegmentLog {
         var found: KafkaQueries.Topic?
         do throws(SegmentLogError) {
             found = try await queries.topic(timeout: options.openTimeout)
-        } catch where error.code == .unavailable {
+        } catch  where error.code == .unavailable {
             throw SegmentLogError(
-                .unavailable, "no Kafka broker answered at \(brokers) for \(options.openTimeout): is the list right and a broker up? (\(error))")
+                .unavailable,
+                "no Kafka broker answered at \(brokers) for \(options.openTimeout): is the list right and a broker up? (\(error))"
+            )
         }
         if let topic = found, topic.partitionCount == 0 {
             let replicas = options.replicationFactor ?? min(3, max(1, topic.brokerCount))
@@ -150,10 +152,13 @@ public final class KafkaLog: SegmentLog {
             ]
             // Acknowledged by all replicas in sync means two at least.
             if replicas >= 3 { settings.append(("min.insync.replicas", "2")) }
-            try await queries.createTopic(partitions: max(1, options.partitionCount), replicas: replicas, settings: settings)
+            try await queries.createTopic(
+                partitions: max(1, options.partitionCount), replicas: replicas, settings: settings)
             logger.info(
                 "created the topic of the log",
-                metadata: ["topic": "\(options.topic)", "partitions": "\(options.partitionCount)", "replicas": "\(replicas)"])
+                metadata: [
+                    "topic": "\(options.topic)", "partitions": "\(options.partitionCount)", "replicas": "\(replicas)",
+                ])
             let deadline = ContinuousClock.now + options.openTimeout
             // The brokers tell each other.
             while (found?.partitionCount ?? 0) == 0, ContinuousClock.now < deadline {
@@ -167,11 +172,23 @@ public final class KafkaLog: SegmentLog {
         if count < options.knownPartitionCount {
             throw SegmentLogError(
                 .misconfigured,
-                "topic \(options.topic) has \(count) partitions, but positions of \(options.knownPartitionCount) are known: was it deleted and created again?")
+                "topic \(options.topic) has \(count) partitions, but positions of \(options.knownPartitionCount) are known: was it deleted and created again?"
+            )
         }
         if count < options.partitionCount, options.addsPartitions {
             // As with the log in PostgreSQL: a node that wants more partitions makes them, the others notice.
-            try await queries.addPartitions(total: options.partitionCount)
+            do throws(SegmentLogError) {
+                try await queries.addPartitions(total: options.partitionCount)
+            } catch {
+                // Somebody who may change the topic can still add them, while everything runs.
+                logger.warning(
+                    "the topic has fewer partitions than configured, and they cannot be added",
+                    metadata: [
+                        "topic": "\(options.topic)", "partitions": "\(count)",
+                        "configured": "\(options.partitionCount)", "reason": "\(error)",
+                    ])
+                return count
+            }
             logger.info(
                 "added partitions to the topic of the log",
                 metadata: ["topic": "\(options.topic)", "before": "\(count)", "now": "\(options.partitionCount)"])
@@ -188,7 +205,8 @@ public final class KafkaLog: SegmentLog {
         do {
             settings = try await queries.topicSettings()
         } catch {
-            logger.info("the settings of the topic cannot be read, so they are not checked", metadata: ["reason": "\(error)"])
+            logger.info(
+                "the settings of the topic cannot be read, so they are not checked", metadata: ["reason": "\(error)"])
             return [:]
         }
         let wanted = options.retention.wholeMilliseconds
@@ -205,11 +223,13 @@ public final class KafkaLog: SegmentLog {
         return settings
     }
 
-    private static func refuseCompaction(_ settings: [String: String], options: KafkaLogOptions) throws(SegmentLogError) {
+    private static func refuseCompaction(_ settings: [String: String], options: KafkaLogOptions) throws(SegmentLogError)
+    {
         guard let policy = settings["cleanup.policy"], policy.contains("compact") else { return }
         throw SegmentLogError(
             .misconfigured,
-            "topic \(options.topic) has cleanup.policy=\(policy): compaction keeps one document per trace and removes the others; set it to delete")
+            "topic \(options.topic) has cleanup.policy=\(policy): compaction keeps one document per trace and removes the others; set it to delete"
+        )
     }
 
     public func close() async {
@@ -272,12 +292,15 @@ public final class KafkaLog: SegmentLog {
         } while ContinuousClock.now < deadline
         throw SegmentLogError(
             .unavailable,
-            "partition \(partition) of topic \(options.topic) gave nothing for \(options.readTimeout)\(reason.map { ": " + $0 } ?? "")")
+            "partition \(partition) of topic \(options.topic) gave nothing for \(options.readTimeout)\(reason.map { ": " + $0 } ?? "")"
+        )
     }
 
     public func endOffsets() async throws(SegmentLogError) -> [Int64] { try await queries.ends(count: partitionCount) }
 
-    public func startOffsets() async throws(SegmentLogError) -> [Int64] { try await queries.starts(count: partitionCount) }
+    public func startOffsets() async throws(SegmentLogError) -> [Int64] {
+        try await queries.starts(count: partitionCount)
+    }
 
     /// The oldest receipt is that of the next few hundred records. Where there are more, one of those behind may have been
     /// received earlier, but not by more than an append may wait: so much is taken off.
@@ -310,7 +333,9 @@ public final class KafkaLog: SegmentLog {
                 oldest = min(receipts.oldest, receipts.newest - options.appendTimeout.wholeMilliseconds * 1_000)
             }
             cached.withLock { $0[partition] = CachedReceipt(position: position, end: end, oldest: oldest) }
-            for index in result.indices where result[index].partition == partition { result[index].oldestReceipt = oldest }
+            for index in result.indices where result[index].partition == partition {
+                result[index].oldestReceipt = oldest
+            }
         }
         return result
     }
@@ -377,8 +402,7 @@ private struct Settings {
         preview["fetch.message.max.bytes"] = "131072"
         self.preview = Self.promises(preview.merged(with: properties), isolation: "read_uncommitted")
 
-        var queries = common
-        queries["group.id"] = options.consumerGroup
+        let queries = common
         self.queries = Self.promises(queries.merged(with: properties), isolation: "read_uncommitted")
     }
 

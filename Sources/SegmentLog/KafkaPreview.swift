@@ -1,5 +1,5 @@
 // A look at the next few records of partitions, for their receipt times: what the lag metrics and completeness of reads
-// are computed from. A client of its own with small fetches, idle unless asked; made at the first question.
+// are computed from. A client of its own with small fetches, idle unless asked.
 
 import CKafka
 import Logging
@@ -43,16 +43,19 @@ final class KafkaPreview: @unchecked Sendable {
         _ ranges: [(partition: Int, position: Int64, end: Int64)], timeout: Duration
     ) async -> [Int: Receipts] {
         if isClosed.load(ordering: .acquiring) { return [:] }
-        return await thread.run { [self] in look(ranges, timeout: timeout) }
+        return await thread.run { [self] in look(ranges, timeout: timeout) } ?? [:]
     }
 
     private func look(_ ranges: [(partition: Int, position: Int64, end: Int64)], timeout: Duration) -> [Int: Receipts] {
-        guard !ranges.isEmpty, let list = rd_kafka_topic_partition_list_new(Int32(clamping: ranges.count)) else { return [:] }
+        guard !ranges.isEmpty, let list = rd_kafka_topic_partition_list_new(Int32(clamping: ranges.count)) else {
+            return [:]
+        }
         defer { rd_kafka_topic_partition_list_destroy(list) }
         var seen: [Int: Receipts] = [:]
         var open: [Int: Int64] = [:]
         for range in ranges {
-            rd_kafka_topic_partition_list_add(list, topic, Int32(clamping: range.partition))?.pointee.offset = range.position
+            rd_kafka_topic_partition_list_add(list, topic, Int32(clamping: range.partition))?.pointee.offset =
+                range.position
             seen[range.partition] = Receipts(next: range.position)
             open[range.partition] = range.end
         }

@@ -107,10 +107,13 @@ final class KafkaProducer: @unchecked Sendable {
         thread.start()
     }
 
-    private static func makeClient(_ settings: KafkaSettings, batchBytes: Int, logger: Logger) throws(SegmentLogError) -> KafkaClient {
+    private static func makeClient(_ settings: KafkaSettings, batchBytes: Int, logger: Logger) throws(SegmentLogError)
+        -> KafkaClient
+    {
         var settings = settings
         settings["batch.size"] = "\(batchBytes)"
-        return try KafkaClient(RD_KAFKA_PRODUCER, settings, events: RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR, logger: logger)
+        return try KafkaClient(
+            RD_KAFKA_PRODUCER, settings, events: RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR, logger: logger)
     }
 
     private func prepareTopic() {
@@ -190,7 +193,9 @@ final class KafkaProducer: @unchecked Sendable {
                 return (shared.incoming, shared.isClosing, mustSleep)
             }
             if isClosing {
-                for request in incoming { request.reply.resume(returning: SegmentLogError(.closed, "the log was closed")) }
+                for request in incoming {
+                    request.reply.resume(returning: SegmentLogError(.closed, "the log was closed"))
+                }
                 break
             }
             for request in incoming { take(request) }
@@ -280,7 +285,8 @@ final class KafkaProducer: @unchecked Sendable {
     private func tooLarge(_ request: Request, _ index: Int) -> SegmentLogError {
         SegmentLogError(
             .tooLarge,
-            "Kafka does not take a record of \(max(0, request.records.entries[index].length)) bytes; see max.message.bytes of topic \(topicName)")
+            "Kafka does not take a record of \(max(0, request.records.entries[index].length)) bytes; see max.message.bytes of topic \(topicName)"
+        )
     }
 
     /// The partition count was raised, and this client has not noticed. Blocks at most a second, and not often.
@@ -333,7 +339,10 @@ final class KafkaProducer: @unchecked Sendable {
         case RD_KAFKA_RESP_ERR__PURGE_QUEUE, RD_KAFKA_RESP_ERR__PURGE_INFLIGHT, RD_KAFKA_RESP_ERR__FATAL:
             break
         case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION, RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
-            answer(request, SegmentLogError(.unavailable, "partition \(request.partitions[index]) of topic \(topicName) is unknown"))
+            answer(
+                request,
+                SegmentLogError(.unavailable, "partition \(request.partitions[index]) of topic \(topicName) is unknown")
+            )
         case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE:
             // The broker means the batch. Unless this record alone would fill it, smaller batches may do.
             if isBroken { break }
@@ -354,7 +363,9 @@ final class KafkaProducer: @unchecked Sendable {
     }
 
     private func unavailable(_ reason: String) -> SegmentLogError {
-        SegmentLogError(.unavailable, "Kafka did not acknowledge in time: \(reason)\(lastError.isEmpty ? "" : " (last error: \(lastError))")")
+        SegmentLogError(
+            .unavailable,
+            "Kafka did not acknowledge in time: \(reason)\(lastError.isEmpty ? "" : " (last error: \(lastError))")")
     }
 
     private func answer(_ request: Request, _ error: SegmentLogError?) {
@@ -433,7 +444,9 @@ final class KafkaProducer: @unchecked Sendable {
         guard let queue else { return }
         rd_kafka_purge(client.handle, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT)
         let deadline = clock.now + .seconds(1)
-        while requests.values.contains(where: { $0.inFlight > 0 }), clock.now < deadline { serve(timeoutMilliseconds: 10) }
+        while requests.values.contains(where: { $0.inFlight > 0 }), clock.now < deadline {
+            serve(timeoutMilliseconds: 10)
+        }
         if let topic { rd_kafka_topic_destroy(topic) }
         rd_kafka_queue_destroy(queue)
         topic = nil

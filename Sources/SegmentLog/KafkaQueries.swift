@@ -22,7 +22,14 @@ final class KafkaQueries: @unchecked Sendable {
     private let handleOfTopic: OpaquePointer?
     private let timeout: Duration
     private let thread = KafkaThread(name: "kafka-queries")
-    private let waiting = Mutex<(byQuestion: [[UnsafeContinuation<Offsets, Never>]], isClosed: Bool)>(([[], []], false))
+    private let waiting = Mutex(Waiting())
+
+    private struct Waiting {
+        var byQuestion: [[UnsafeContinuation<Offsets, Never>]] = [[], []]
+        /// Partitions to ask for: the highest number that anybody knew.
+        var count = 0
+        var isClosed = false
+    }
 
     /// - Parameter settings: of a consumer that reads uncommitted: so the end of a partition is its high watermark, and
     ///   everything acknowledged lies before it, whatever transactions others have open (KIP-98, "READ_UNCOMMITTED").
@@ -47,7 +54,7 @@ final class KafkaQueries: @unchecked Sendable {
             defer { waiting.byQuestion = [[], []] }
             return waiting.byQuestion.flatMap(\.self)
         }
-        for continuation in left { continuation.resume(returning: .failure(SegmentLogError(.closed, "the log was closed"))) }
+        for continuation in left { continuation.resume(returning: .failure(.closedLog)) }
     }
 
     // MARK: Offsets
@@ -63,15 +70,16 @@ final class KafkaQueries: @unchecked Sendable {
             let (isClosed, isFirst) = waiting.withLock { waiting in
                 guard !waiting.isClosed else { return (true, false) }
                 waiting.byQuestion[question.rawValue].append(continuation)
+                waiting.count = max(waiting.count, count)
                 return (false, waiting.byQuestion[question.rawValue].count == 1)
             }
-            if isClosed { continuation.resume(returning: .failure(SegmentLogError(.closed, "the log was closed"))) }
+            if isClosed { continuation.resume(returning: .failure(.closedLog)) }
             if isFirst {
                 thread.enqueue { [self] in
                     // All who came until now share the answer; those who come later need a later one.
-                    let askers = waiting.withLock { waiting in
+                    let (askers, count) = waiting.withLock { waiting in
                         defer { waiting.byQuestion[question.rawValue].removeAll() }
-                        return waiting.byQuestion[question.rawValue]
+                        return (waiting.byQuestion[question.rawValue], waiting.count)
                     }
                     let offsets = answer(question, count: count)
                     for asker in askers { asker.resume(returning: offsets) }
@@ -120,7 +128,10 @@ final class KafkaQueries: @unchecked Sendable {
 
     /// Nil when the topic does not exist.
     func topic(timeout: Duration) async throws(SegmentLogError) -> Topic? {
-        let answer = await thread.run { [self] in metadata(milliseconds: Int32(clamping: max(1, timeout.wholeMilliseconds))) }
+        let answer = await thread.run { [self] in
+            metadata(milliseconds: Int32(clamping: max(1, timeout.wholeMilliseconds)))
+        }
+        guard let answer else { throw .closedLog }
         return try answer.get()
     }
 
@@ -131,11 +142,16 @@ final class KafkaQueries: @unchecked Sendable {
             return .failure(SegmentLogError(.unavailable, "no Kafka broker answers: \(KafkaClient.text(error))"))
         }
         defer { rd_kafka_metadata_destroy(metadata) }
-        guard metadata.pointee.topic_cnt == 1, let topic = metadata.pointee.topics?.pointee else { return .success(nil) }
+        guard metadata.pointee.topic_cnt == 1, let topic = metadata.pointee.topics?.pointee else {
+            return .success(nil)
+        }
         switch topic.err {
         case RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE:
-            guard topic.partition_cnt > 0 else { return .success(Topic(partitionCount: 0, brokerCount: Int(metadata.pointee.broker_cnt))) }
-            return .success(Topic(partitionCount: Int(topic.partition_cnt), brokerCount: Int(metadata.pointee.broker_cnt)))
+            guard topic.partition_cnt > 0 else {
+                return .success(Topic(partitionCount: 0, brokerCount: Int(metadata.pointee.broker_cnt)))
+            }
+            return .success(
+                Topic(partitionCount: Int(topic.partition_cnt), brokerCount: Int(metadata.pointee.broker_cnt)))
         case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
             return .success(Topic(partitionCount: 0, brokerCount: Int(metadata.pointee.broker_cnt)))
         default:
@@ -144,11 +160,19 @@ final class KafkaQueries: @unchecked Sendable {
     }
 
     /// Creates the topic; that it exists already is no error.
-    func createTopic(partitions: Int, replicas: Int, settings: [(name: String, value: String)]) async throws(SegmentLogError) {
-        let failure: SegmentLogError? = await thread.run { [self] in
+    func createTopic(partitions: Int, replicas: Int, settings: [(name: String, value: String)])
+        async throws(SegmentLogError)
+    {
+        let failure = await thread.run { [self] () -> SegmentLogError? in
             var reason = [CChar](repeating: 0, count: 512)
-            guard let request = rd_kafka_NewTopic_new(topic, Int32(clamping: partitions), Int32(clamping: replicas), &reason, reason.count) else {
-                return SegmentLogError(.misconfigured, "topic \(topic) cannot be created: \(String(decoding: reason.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))")
+            guard
+                let request = rd_kafka_NewTopic_new(
+                    topic, Int32(clamping: partitions), Int32(clamping: replicas), &reason, reason.count)
+            else {
+                return SegmentLogError(
+                    .misconfigured,
+                    "topic \(topic) cannot be created: \(String(decoding: reason.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))"
+                )
             }
             defer { rd_kafka_NewTopic_destroy(request) }
             for setting in settings { rd_kafka_NewTopic_set_config(request, setting.name, setting.value) }
@@ -162,16 +186,18 @@ final class KafkaQueries: @unchecked Sendable {
                 else { return nil }
                 let error = rd_kafka_topic_result_error(topics[0])
                 if error == RD_KAFKA_RESP_ERR_NO_ERROR || error == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS { return nil }
-                let text = rd_kafka_topic_result_error_string(topics[0]).map { String(cString: $0) } ?? KafkaClient.text(error)
+                let text =
+                    rd_kafka_topic_result_error_string(topics[0]).map { String(cString: $0) } ?? KafkaClient.text(error)
                 return SegmentLogError(.misconfigured, "topic \(topic) cannot be created: \(text)")
             }
         }
+        guard let failure else { throw .closedLog }
         if let failure { throw failure }
     }
 
     /// Raises the number of partitions; that it is as high already is no error.
     func addPartitions(total: Int) async throws(SegmentLogError) {
-        let failure: SegmentLogError? = await thread.run { [self] in
+        let failure = await thread.run { [self] () -> SegmentLogError? in
             var reason = [CChar](repeating: 0, count: 512)
             guard let request = rd_kafka_NewPartitions_new(topic, total, &reason, reason.count) else {
                 return SegmentLogError(.misconfigured, "topic \(topic) cannot have \(total) partitions")
@@ -192,13 +218,16 @@ final class KafkaQueries: @unchecked Sendable {
                 return SegmentLogError(.misconfigured, "partitions cannot be added to topic \(topic): \(text)")
             }
         }
+        guard let failure else { throw .closedLog }
         if let failure { throw failure }
     }
 
     /// The topic's settings by name; a broker may refuse to tell them.
     func topicSettings() async throws(SegmentLogError) -> [String: String] {
-        let result: Result<[String: String], SegmentLogError> = await thread.run { [self] in
-            guard let resource = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, topic) else { return .success([:]) }
+        let result = await thread.run { [self] () -> Result<[String: String], SegmentLogError> in
+            guard let resource = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, topic) else {
+                return .success([:])
+            }
             defer { rd_kafka_ConfigResource_destroy(resource) }
             var resources: [OpaquePointer?] = [resource]
             var settings: [String: String] = [:]
@@ -210,7 +239,9 @@ final class KafkaQueries: @unchecked Sendable {
                     let found = rd_kafka_DescribeConfigs_result_resources(result, &count), count == 1
                 else { return nil }
                 let error = rd_kafka_ConfigResource_error(found[0])
-                guard error == RD_KAFKA_RESP_ERR_NO_ERROR else { return SegmentLogError(.unavailable, KafkaClient.text(error)) }
+                guard error == RD_KAFKA_RESP_ERR_NO_ERROR else {
+                    return SegmentLogError(.unavailable, KafkaClient.text(error))
+                }
                 var entryCount = 0
                 guard let entries = rd_kafka_ConfigResource_configs(found[0], &entryCount) else { return nil }
                 for index in 0..<entryCount {
@@ -223,6 +254,7 @@ final class KafkaQueries: @unchecked Sendable {
             }
             return failure.map { .failure($0) } ?? .success(settings)
         }
+        guard let result else { throw .closedLog }
         return try result.get()
     }
 
@@ -236,7 +268,9 @@ final class KafkaQueries: @unchecked Sendable {
         let options = rd_kafka_AdminOptions_new(client.handle, operation)
         defer { rd_kafka_AdminOptions_destroy(options) }
         rd_kafka_AdminOptions_set_request_timeout(options, 10_000, nil, 0)
-        if operation == RD_KAFKA_ADMIN_OP_CREATETOPICS { rd_kafka_AdminOptions_set_operation_timeout(options, 10_000, nil, 0) }
+        if operation == RD_KAFKA_ADMIN_OP_CREATETOPICS {
+            rd_kafka_AdminOptions_set_operation_timeout(options, 10_000, nil, 0)
+        }
         send(options, queue)
         guard let event = rd_kafka_queue_poll(queue, 15_000) else {
             return SegmentLogError(.unavailable, "no answer from the Kafka brokers")

@@ -51,7 +51,8 @@ private let formatVersion: StaticString = "1"
 private let touchWord: StaticString = "touch"
 
 private func matches(_ bytes: UnsafeRawBufferPointer, _ word: StaticString) -> Bool {
-    bytes.count == word.utf8CodeUnitCount && bytes.elementsEqual(UnsafeRawBufferPointer(start: word.utf8Start, count: bytes.count))
+    bytes.count == word.utf8CodeUnitCount
+        && bytes.elementsEqual(UnsafeRawBufferPointer(start: word.utf8Start, count: bytes.count))
 }
 
 /// A non-negative decimal number of at most 18 digits.
@@ -74,7 +75,9 @@ struct KafkaRecordWriter: ~Copyable {
     private let received = UnsafeMutableBufferPointer<UInt8>.allocate(capacity: 20)
 
     init() {
-        for header in Header.allCases { headers[header.rawValue] = ckafka_header(name: header.cName, value: nil, size: 0) }
+        for header in Header.allCases {
+            headers[header.rawValue] = ckafka_header(name: header.cName, value: nil, size: 0)
+        }
     }
 
     deinit {
@@ -91,14 +94,18 @@ struct KafkaRecordWriter: ~Copyable {
     ) -> rd_kafka_resp_err_t {
         var caller = entry.callerARN
         return caller.withUTF8 { caller in
-            set(.version, UnsafeRawBufferPointer(start: formatVersion.utf8Start, count: formatVersion.utf8CodeUnitCount))
+            set(
+                .version, UnsafeRawBufferPointer(start: formatVersion.utf8Start, count: formatVersion.utf8CodeUnitCount)
+            )
             set(.account, UnsafeRawBufferPointer(digits(entry.account.rawValue, in: account, width: 12)))
             set(.received, UnsafeRawBufferPointer(digits(UInt64(max(0, entry.receivedAt)), in: received, width: 1)))
             let source = entry.source.word
             set(.source, UnsafeRawBufferPointer(start: source.utf8Start, count: source.utf8CodeUnitCount))
             set(.caller, caller.isEmpty ? nil : UnsafeRawBufferPointer(caller))
             let isTouch = entry.kind == .touch
-            set(.kind, isTouch ? UnsafeRawBufferPointer(start: touchWord.utf8Start, count: touchWord.utf8CodeUnitCount) : nil)
+            set(
+                .kind,
+                isTouch ? UnsafeRawBufferPointer(start: touchWord.utf8Start, count: touchWord.utf8CodeUnitCount) : nil)
             let key = (entry.traceID.high.bigEndian, entry.traceID.low.bigEndian)
             return withUnsafeBytes(of: key) { key in
                 // librdkafka takes a null pointer for a null value, so an empty value needs some other.
@@ -159,7 +166,9 @@ struct KafkaRecordReader: ~Copyable {
     /// - Parameter maxValueBytes: larger values cannot be documents.
     init(maxValueBytes: Int) {
         self.maxValueBytes = maxValueBytes
-        for header in Header.allCases { headers[header.rawValue] = ckafka_header(name: header.cName, value: nil, size: 0) }
+        for header in Header.allCases {
+            headers[header.rawValue] = ckafka_header(name: header.cName, value: nil, size: 0)
+        }
     }
 
     deinit { headers.deallocate() }
@@ -208,7 +217,8 @@ struct KafkaRecordReader: ~Copyable {
         draft.length = message.pointee.payload == nil ? 0 : message.pointee.len
         // What is known even of a record that cannot be used is filled in; the first fault found is the one told.
         var faults: [String] = []
-        let key = UnsafeRawBufferPointer(start: message.pointee.key, count: message.pointee.key == nil ? 0 : message.pointee.key_len)
+        let key = UnsafeRawBufferPointer(
+            start: message.pointee.key, count: message.pointee.key == nil ? 0 : message.pointee.key_len)
         if key.count == 16 {
             draft.traceID = TraceID(
                 high: UInt64(bigEndian: key.loadUnaligned(fromByteOffset: 0, as: UInt64.self)),
@@ -239,11 +249,18 @@ struct KafkaRecordReader: ~Copyable {
             faults.append("its header beamline-source is unknown")
         }
         if let caller = value(.caller) {
-            if caller.count <= Self.callerBytes { draft.caller = text(ofCaller: caller) }
-            else { faults.append("its header beamline-caller has \(caller.count) bytes") }
+            if caller.count <= Self.callerBytes {
+                draft.caller = text(ofCaller: caller)
+            } else {
+                faults.append("its header beamline-caller has \(caller.count) bytes")
+            }
         }
         if let kind = value(.kind) {
-            if matches(kind, touchWord) { draft.kind = .touch } else { faults.append("its header beamline-kind is unknown") }
+            if matches(kind, touchWord) {
+                draft.kind = .touch
+            } else {
+                faults.append("its header beamline-kind is unknown")
+            }
         }
         if draft.kind == .document && message.pointee.payload == nil { faults.append("it has no value") }
         if draft.length > maxValueBytes {

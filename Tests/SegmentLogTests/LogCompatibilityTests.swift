@@ -35,13 +35,15 @@ struct LogWorld: Sendable {
         case .postgres:
             try await withDatabase { (configuration) async throws in
                 try await PostgresLog.migrate(database: configuration)
-                let world = LogWorld(kind: kind, open: { options in
-                    var own = PostgresLogOptions()
-                    own.partitionCount = options.partitionCount
-                    own.growthInterval = .milliseconds(50)
-                    if let bytes = options.queueBytes { own.queueBytes = bytes }
-                    return try await PostgresLog.open(database: configuration, options: own, logger: quietLogger)
-                }, plain: nil)
+                let world = LogWorld(
+                    kind: kind,
+                    open: { options in
+                        var own = PostgresLogOptions()
+                        own.partitionCount = options.partitionCount
+                        own.growthInterval = .milliseconds(50)
+                        if let bytes = options.queueBytes { own.queueBytes = bytes }
+                        return try await PostgresLog.open(database: configuration, options: own, logger: quietLogger)
+                    }, plain: nil)
                 try await body(world)
             }
         case .kafka:
@@ -58,9 +60,11 @@ struct LogWorld: Sendable {
     }
 
     private static func kafka(_ kind: LogKind, brokers: String, topic: String, plain: PlainKafka) -> LogWorld {
-        LogWorld(kind: kind, open: { options in
-            try await KafkaLog.open(brokers: brokers, options: kafkaOptions(topic, options), logger: quietLogger)
-        }, plain: plain)
+        LogWorld(
+            kind: kind,
+            open: { options in
+                try await KafkaLog.open(brokers: brokers, options: kafkaOptions(topic, options), logger: quietLogger)
+            }, plain: plain)
     }
 
     static func kafkaOptions(_ topic: String, _ options: Options) -> KafkaLogOptions {
@@ -188,7 +192,9 @@ struct LogCompatibilityTests {
                         var numbers: [UInt64] = []
                         var positions = [Int64](repeating: 0, count: 4)
                         while numbers.count < total {
-                            let waiting = positions.enumerated().map { LogPosition(partition: $0.offset, offset: $0.element) }
+                            let waiting = positions.enumerated().map {
+                                LogPosition(partition: $0.offset, offset: $0.element)
+                            }
                             await second.waitForRecords(beyond: waiting, timeout: .seconds(10))
                             for partition in positions.indices {
                                 let batch = try await second.read(partition: partition, from: positions[partition])
@@ -243,7 +249,9 @@ struct LogCompatibilityTests {
                     #expect(try await log.endOffsets().reduce(0, +) == Int64(round * 10))
                     try await log.append(LogRecordBatch((round * 10..<round * 10 + 10).map { record($0) }))
                     var numbers: [UInt64] = []
-                    for partition in 0..<4 { numbers += try await log.everything(partition: partition).map(\.traceID.high) }
+                    for partition in 0..<4 {
+                        numbers += try await log.everything(partition: partition).map(\.traceID.high)
+                    }
                     #expect(numbers.sorted() == (0..<UInt64(round * 10 + 10)).map { $0 })
                 }
             }
@@ -274,10 +282,14 @@ struct LogCompatibilityTests {
                 let partition = LogPartition.of(TraceID(high: 1, low: 7), count: 2)
                 let other = 1 - partition
                 var records = (0..<40).map { record($0, id: 1) }
-                for index in records.indices { records[index].receivedAt = 1_700_000_000_000_000 + Int64((index * 7) % 40) }
+                for index in records.indices {
+                    records[index].receivedAt = 1_700_000_000_000_000 + Int64((index * 7) % 40)
+                }
                 try await log.append(LogRecordBatch(records))
                 for (offset, oldest) in [(0, 0), (15, 1), (37, 19), (39, 33)] as [(Int64, Int64)] {
-                    let positions = [LogPosition(partition: partition, offset: offset), LogPosition(partition: other, offset: 0)]
+                    let positions = [
+                        LogPosition(partition: partition, offset: offset), LogPosition(partition: other, offset: 0),
+                    ]
                     let backlog = try await log.backlog(beyond: positions)
                     #expect(Set(backlog.map(\.partition)) == [0, 1])
                     let found = try #require(backlog.first { $0.partition == partition })
@@ -331,7 +343,9 @@ struct LogCompatibilityTests {
                     try await log.append(LogRecordBatch((50..<200).map { record($0) }))
                     #expect(try await second.endOffsets().suffix(3).allSatisfy { $0 > 0 })
                     var numbers: [UInt64] = []
-                    for partition in 0..<7 { numbers += try await log.everything(partition: partition).map(\.traceID.high) }
+                    for partition in 0..<7 {
+                        numbers += try await log.everything(partition: partition).map(\.traceID.high)
+                    }
                     #expect(numbers.sorted() == (0..<200).map { UInt64($0) })
                 }
             }
@@ -361,11 +375,15 @@ struct LogCompatibilityTests {
                     try await fresh.append(LogRecordBatch([record(40)]))
                     let start = try await fresh.startOffsets()[0]
                     #expect(start >= 40)
-                    let error = await #expect(throws: SegmentLogError.self) { try await fresh.read(partition: 0, from: 7) }
+                    let error = await #expect(throws: SegmentLogError.self) {
+                        try await fresh.read(partition: 0, from: 7)
+                    }
                     #expect(error?.code == .trimmed(firstAvailable: start))
                     let rest = try await fresh.read(partition: 0, from: start)
                     #expect(rest.entries.first?.offset == start)
-                    #expect(try await fresh.endOffsets()[0] == fresh.everything(partition: 0, from: start).last.map { $0.offset + 1 })
+                    #expect(
+                        try await fresh.endOffsets()[0]
+                            == fresh.everything(partition: 0, from: start).last.map { $0.offset + 1 })
                 }
             }
         }

@@ -188,11 +188,13 @@ final class PlainKafka: @unchecked Sendable {
         let names = headers.map { strdup($0.0) }
         let texts = headers.map { $0.1.map { Array($0.utf8) + [0] } }
         defer { names.forEach { free($0) } }
-        let kept = texts.map { text in text.map { text in
-            let copy = UnsafeMutableBufferPointer<UInt8>.allocate(capacity: text.count)
-            _ = copy.initialize(from: text)
-            return copy
-        } }
+        let kept = texts.map { text in
+            text.map { text in
+                let copy = UnsafeMutableBufferPointer<UInt8>.allocate(capacity: text.count)
+                _ = copy.initialize(from: text)
+                return copy
+            }
+        }
         defer { kept.forEach { $0?.deallocate() } }
         var list = zip(names, kept).map { name, text in
             ckafka_header(name: name, value: UnsafeRawPointer(text?.baseAddress), size: max(0, (text?.count ?? 1) - 1))
@@ -202,13 +204,17 @@ final class PlainKafka: @unchecked Sendable {
             (key ?? []).withUnsafeBytes { keyBytes in
                 (value ?? []).withUnsafeBytes { valueBytes in
                     ckafka_produce(
-                        client, handle, Int32(partition), key == nil ? nil : keyBytes.baseAddress ?? dummy.baseAddress, keyBytes.count,
-                        value == nil ? nil : valueBytes.baseAddress ?? dummy.baseAddress, valueBytes.count, 1_700_000_000_000,
+                        client, handle, Int32(partition), key == nil ? nil : keyBytes.baseAddress ?? dummy.baseAddress,
+                        keyBytes.count,
+                        value == nil ? nil : valueBytes.baseAddress ?? dummy.baseAddress, valueBytes.count,
+                        1_700_000_000_000,
                         &list, list.count, nil)
                 }
             }
         }
-        guard code == RD_KAFKA_RESP_ERR_NO_ERROR else { throw TestKafkaError(description: "produce: \(KafkaClient.text(code))") }
+        guard code == RD_KAFKA_RESP_ERR_NO_ERROR else {
+            throw TestKafkaError(description: "produce: \(KafkaClient.text(code))")
+        }
     }
 
     func inTransaction(commits: Bool, _ body: () throws -> Void) throws {
@@ -240,12 +246,16 @@ final class PlainKafka: @unchecked Sendable {
         defer { rd_kafka_topic_partition_list_destroy(list) }
         for partition in 0..<partitions { rd_kafka_topic_partition_list_add(list, topic, Int32(partition)) }
         let code = rd_kafka_committed(consumer, list, 10_000)
-        guard code == RD_KAFKA_RESP_ERR_NO_ERROR, let list else { throw TestKafkaError(description: KafkaClient.text(code)) }
+        guard code == RD_KAFKA_RESP_ERR_NO_ERROR, let list else {
+            throw TestKafkaError(description: KafkaClient.text(code))
+        }
         return (0..<partitions).map { list.pointee.elems[$0].offset }
     }
 
     func flush() throws {
-        guard rd_kafka_flush(client, 10_000) == RD_KAFKA_RESP_ERR_NO_ERROR else { throw TestKafkaError(description: "flush") }
+        guard rd_kafka_flush(client, 10_000) == RD_KAFKA_RESP_ERR_NO_ERROR else {
+            throw TestKafkaError(description: "flush")
+        }
     }
 
     func addPartitions(total: Int) throws {
