@@ -132,7 +132,7 @@ def test_the_aws_cli_drives_every_operation(account, tmp_path):
     records = [{"Timestamp": int(start), "SegmentsReceivedCount": 1, "SegmentsSentCount": 1, "SegmentsSpilloverCount": 0, "SegmentsRejectedCount": 0,
                 "BackendConnectionErrors": {"TimeoutCount": 0}}]
     account.cli("put-telemetry-records", "--telemetry-records", json.dumps(records), "--ec2-instance-id", "", "--hostname", "h")
-    failed = account.cli("get-groups", check=False)
+    failed = account.cli("get-sampling-rules", check=False)
     assert failed.returncode != 0 and "UnknownOperationException" in failed.stderr
 
 
@@ -224,7 +224,7 @@ def test_a_fixed_rate_keeps_the_same_part_on_every_retry(account):
 
 def test_operations_of_later_versions_answer_unknown_operation(account):
     xray = account.boto3()
-    code, _ = refused(xray.get_groups)
+    code, _ = refused(xray.get_sampling_rules)
     assert code == "UnknownOperationException"
     assert account.post("/NoSuchThing", b"{}").status == 404
     assert account.post("/tracesegments", b"{}").error == "UnknownOperationException"
