@@ -195,7 +195,7 @@ final class KafkaConsumer: @unchecked Sendable {
         if messages.isEmpty, let end = partition.end, end > partition.next { partition.next = end }
         guard !messages.isEmpty || partition.end == partition.next else { return nil }
         partition.takenBytes += byteCount
-        if getenv("NOWAKE") == nil, Self.mustBeWoken, partition.takenBytes > prefetchBytes / 4 { wakeFetcher(of: partition) }
+        if Self.mustBeWoken, partition.takenBytes > prefetchBytes / 4 { wakeFetcher(of: partition) }
         let entries = partition.reader.entries(messages, now: clock())
         var low: Int64 = 0
         var high: Int64 = 0

@@ -16,6 +16,7 @@ private func withFaultyKafka(
     let mock = try MockKafka(brokerCount: 3, topics: [("test", partitions)])
     defer { mock.stop() }
     var options = LogWorld.kafkaOptions("test", LogWorld.Options())
+    options.partitionCount = partitions
     adjust(&options)
     let log = try await KafkaLog.open(brokers: mock.brokers, options: options, logger: quietLogger)
     let running = Task { await log.run() }

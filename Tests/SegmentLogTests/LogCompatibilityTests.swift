@@ -71,6 +71,7 @@ struct LogWorld: Sendable {
         var own = KafkaLogOptions()
         own.topic = topic
         own.partitionCount = options.partitionCount
+        own.addsPartitions = true
         own.growthInterval = .milliseconds(50)
         // The machine of the tests may be busy.
         own.appendTimeout = .seconds(20)
@@ -336,9 +337,8 @@ struct LogCompatibilityTests {
                 try await log.append(LogRecordBatch((0..<50).map { record($0) }))
                 var wider = LogWorld.Options()
                 wider.partitionCount = 7
-                if let plain = world.plain { try plain.addPartitions(total: 7) }
                 try await world.withLog(wider) { (second) async throws in
-                    #expect(second.partitionCount == 7)
+                    #expect(try await eventually { second.partitionCount == 7 })
                     #expect(try await eventually { log.partitionCount == 7 })
                     try await log.append(LogRecordBatch((50..<200).map { record($0) }))
                     #expect(try await second.endOffsets().suffix(3).allSatisfy { $0 > 0 })

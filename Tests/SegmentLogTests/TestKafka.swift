@@ -155,7 +155,7 @@ actor NoidaKafka {
     }
 }
 
-/// A plain client, to do what Beamline does not: write odd records, add partitions, remove records.
+/// A plain client, to do what Beamline does not: write odd records, remove records.
 final class PlainKafka: @unchecked Sendable {
     // librdkafka guards its handle.
     let client: OpaquePointer
@@ -256,12 +256,6 @@ final class PlainKafka: @unchecked Sendable {
         guard rd_kafka_flush(client, 10_000) == RD_KAFKA_RESP_ERR_NO_ERROR else {
             throw TestKafkaError(description: "flush")
         }
-    }
-
-    func addPartitions(total: Int) throws {
-        var request = rd_kafka_NewPartitions_new(topic, total, nil, 0)
-        defer { rd_kafka_NewPartitions_destroy(request) }
-        try administer { queue in rd_kafka_CreatePartitions(client, &request, 1, nil, queue) }
     }
 
     func createTopic(partitions: Int, settings: [String: String]) throws {
