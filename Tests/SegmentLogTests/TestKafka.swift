@@ -33,7 +33,15 @@ final class BrokerProcess: @unchecked Sendable {
         posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0)
         var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
         defer { arguments.forEach { free($0) } }
-        let failure = posix_spawnp(&pid, words[0], &actions, nil, &arguments, environ)
+        // Threads of the Swift runtime block signals, and a child inherits that.
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var noSignals = sigset_t()
+        sigemptyset(&noSignals)
+        posix_spawnattr_setsigmask(&attributes, &noSignals)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
+        let failure = posix_spawnp(&pid, words[0], &actions, &attributes, &arguments, environ)
         close(ends[1])
         if failure != 0 { throw TestKafkaError(description: "\(words[0]) does not start: \(failure)") }
     }
@@ -117,7 +125,7 @@ actor NoidaKafka {
             "$0" start --data-dir "$folder" --only kafka --kafka-port "$1" >/dev/null 2>&1 &
             server=$!
             cat >/dev/null
-            kill "$server"; wait "$server"; rm -rf "$folder"
+            kill -9 "$server"; wait "$server"; rm -rf "$folder"
             """
         let process = try BrokerProcess(["/bin/sh", "-c", script, program, "\(port)"])
         running.withLock { $0.append(process) }
