@@ -214,7 +214,8 @@ final class KafkaQueries: @unchecked Sendable {
                 let error = rd_kafka_topic_result_error(topics[0])
                 // Another node was faster.
                 if error == RD_KAFKA_RESP_ERR_NO_ERROR || error == RD_KAFKA_RESP_ERR_INVALID_PARTITIONS { return nil }
-                let text = rd_kafka_topic_result_error_string(topics[0]).map { String(cString: $0) } ?? KafkaClient.text(error)
+                let text =
+                    rd_kafka_topic_result_error_string(topics[0]).map { String(cString: $0) } ?? KafkaClient.text(error)
                 return SegmentLogError(.misconfigured, "partitions cannot be added to topic \(topic): \(text)")
             }
         }

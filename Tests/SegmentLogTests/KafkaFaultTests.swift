@@ -273,7 +273,9 @@ struct KafkaFaultTests {
             var options = LogWorld.Options()
             options.partitionCount = 1
             let plain = try #require(world.plain)
-            if kind == .kafka { try plain.createTopic(partitions: 1, settings: ["max.message.bytes": "4000000", "retention.ms": "-1"]) }
+            if kind == .kafka {
+                try plain.createTopic(partitions: 1, settings: ["max.message.bytes": "4000000", "retention.ms": "-1"])
+            }
             try await world.withLog(options) { (log) async throws in
                 let key = [UInt8](repeating: 7, count: 16)
                 let json = Array("{}".utf8)
