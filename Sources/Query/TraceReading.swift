@@ -59,7 +59,7 @@ extension TraceReading {
     /// Of several traces.
     func partitions(of ids: [TraceID]) -> Set<Int> { ids.reduce(into: []) { $0.formUnion(partitions(of: $1)) } }
 
-    /// What `group.name` and `group.arn` stand for now.
+    /// What `group.name` and `group.arn` stand for at this moment.
     func groups(account: AccountID) async throws -> GroupResolver {
         GroupResolver(of: try await groupSet(account: account).groups)
     }

@@ -286,7 +286,7 @@ private let unsigned = "POST /TraceSegments HTTP/1.1\r\nHost: h\r\n"
             try await onThread {
                 let holder = try server.connect()
                 try holder.send(unsigned + "Content-Length: 100001\r\n\r\n" + String(repeating: "x", count: 90_000))
-                while server.bytesInFlight() < 90_000 { usleep(1000) }
+                try #require(waitUntil { server.bytesInFlight() >= 90_000 })
                 let refusedClient = try server.connect()
                 try refusedClient.send(server.signed("/TraceSegments", body: [UInt8](repeating: 32, count: 20_000)))
                 let refused = try refusedClient.response()
@@ -298,7 +298,7 @@ private let unsigned = "POST /TraceSegments HTTP/1.1\r\nHost: h\r\n"
                 #expect(try small.response().status == 200)
                 holder.shutDownOutput()
                 #expect(try holder.response().status == 400)
-                while server.bytesInFlight() > 0 { usleep(1000) }
+                try #require(waitUntil { server.bytesInFlight() == 0 })
                 let client = try server.connect()
                 try client.send(server.signed("/TraceSegments", body: [UInt8](repeating: 32, count: 90_000)))
                 #expect(try client.response().status == 200)

@@ -152,7 +152,7 @@ private func withTLSServer<Result: Sendable>(
             try await client.channel.writeAndFlush(ByteBuffer(bytes: bytes)).get()
             await server.gate.arrived(3)
             server.gate.open()
-            while server.observations.list.count < 3 { try await Task.sleep(for: .milliseconds(1)) }
+            try #require(await eventually { server.observations.list.count >= 3 })
             let next = try await HTTP2Client.connect(to: server, trusting: certificate)
             #expect(try await next.exchange(1).status == 200)
             let answered = server.observations.list.filter { $0.hasPrefix("GetTraceSummaries") }
@@ -350,7 +350,7 @@ private func withTLSServer<Result: Sendable>(
             #expect(client.state.goAways.last?.code == .enhanceYourCalm)
             #expect(try await other.exchange(3).status == 200)
             server.gate.open()
-            while server.bytesInFlight() > 0 { try await Task.sleep(for: .milliseconds(1)) }
+            try #require(await eventually { server.bytesInFlight() == 0 })
             await other.close()
         }
     }
@@ -370,7 +370,7 @@ private func withTLSServer<Result: Sendable>(
             #expect(server.bytesInFlight() == 60_000)
             #expect(try await client.exchange(3, body: body).errorType == "ServiceUnavailable")
             server.gate.open()
-            while server.bytesInFlight() > 0 { try await Task.sleep(for: .milliseconds(1)) }
+            try #require(await eventually { server.bytesInFlight() == 0 })
             #expect(try await client.exchange(5, body: body).status == 200)
             await client.close()
         }

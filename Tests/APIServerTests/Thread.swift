@@ -35,3 +35,13 @@ func onThread<Result: Sendable>(_ work: @escaping @Sendable () throws -> Result)
         Thread { continuation.resume(with: Swift.Result { try work() }) }.detach()
     }
 }
+
+/// Waits, on a thread of the caller's own, until a condition holds, at most 20 s.
+func waitUntil(_ condition: () -> Bool) -> Bool {
+    let deadline = ContinuousClock.now + .seconds(20)
+    while !condition() {
+        if ContinuousClock.now > deadline { return false }
+        usleep(1000)
+    }
+    return true
+}
