@@ -49,7 +49,9 @@ final class BatchFold {
         var before: Contributions.Before?
         /// The same for its groups, by their keys.
         var groupsBefore: [Int64: Contributions.Before] = [:]
-        var mustBeWritten: Bool { isChanged || (!links.isEmpty && !state.trace.entities.isEmpty) }
+        /// A touch is for a trace that has links: if there are none here, another worker has changed the trace since, and
+        /// only the version of its row tells.
+        var mustBeWritten: Bool { isChanged || (isTouchRequested && !state.trace.entities.isEmpty) }
     }
 
     let store: TraceStore

@@ -5,6 +5,7 @@ import SegmentLog
 import Segments
 import Synchronization
 import Testing
+import TraceAssembly
 import TraceStore
 
 /// One after the other: several of them measure CPU time or keep both cores busy.
@@ -140,6 +141,37 @@ extension AggregationTests {
                 try await world.expectAgreement("seed \(random.seed)")
             }
             try await world.expectAgreement("seed \(random.seed), after the end")
+        }
+    }
+
+    // If this fails, a link stays unresolved for ever when two workers meet in its consumer.
+    @Test func `a touch of a trace that another worker has changed is not passed over`() async throws {
+        try await withWorld(partitionCount: 1) { (world) async throws in
+            let state = try #require(try await world.store.claim(partitions: [0], owner: "test").first)
+            func fold() -> BatchFold {
+                BatchFold(
+                    store: world.store, limits: TraceLimits(traceBytes: 512_000), segmentLimits: SegmentLimits(),
+                    cacheCapacity: 1_000)
+            }
+            func commit(_ record: LogRecord, by fold: BatchFold) async throws -> CommitOutcome {
+                let from = try await world.log.endOffsets()[0]
+                try await world.log.append(LogRecordBatch([record]))
+                let batch = try await world.log.read(partition: 0, from: from, maxRecords: 10, maxBytes: 1 << 20)
+                let move = PositionMove(
+                    partition: 0, from: from, to: batch.nextOffset, ownerEpoch: state.ownerEpoch)
+                return try await world.store.commit(try await fold.fold([batch], moves: [move]).rows)
+            }
+            let (stale, other) = (fold(), fold())
+            // The first worker keeps the consumer as it was before it had a link.
+            let start = try world.record(document(trace: 1, id: 1, name: "worker"))
+            #expect(try await commit(start, by: stale) == .committed)
+            let link = try world.record(document(trace: 1, id: 3, name: "worker", links: [(2, 2)]))
+            #expect(try await commit(link, by: other) == .committed)
+            #expect(try await commit(try world.record(document(trace: 2, id: 2, name: "shop")), by: other) == .committed)
+            let touch = LogRecord(
+                kind: .touch, traceID: traceID(1), account: account, receivedAt: now, source: .aggregator, value: nil)
+            let key = TraceKey(account: account, id: traceID(1))
+            #expect(try await commit(touch, by: stale) == .versionConflict([key]))
         }
     }
 }
