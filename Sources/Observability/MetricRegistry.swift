@@ -15,9 +15,9 @@ public final class MetricRegistry: Sendable {
         register(Counter(name: name, help: help, labels: labels))
     }
 
-    /// A family of current values.
-    public func gauge(_ name: String, _ help: String, labels: [String] = []) -> Gauge {
-        register(Gauge(name: name, help: help, labels: labels))
+    /// A family of current values. `limit`: most series of it, where what users make (groups, partitions) gives the labels.
+    public func gauge(_ name: String, _ help: String, labels: [String] = [], limit: Int = seriesLimit) -> Gauge {
+        register(Gauge(name: name, help: help, labels: labels, limit: limit))
     }
 
     /// A family of distributions over fixed upper bounds (ascending, without +Inf).
@@ -50,8 +50,9 @@ protocol MetricFamily: Sendable {
     func write(to page: inout String)
 }
 
-/// Most series of one family. A label set that grows past it is a mistake of ours; the page stays small all the same.
-let seriesLimit = 200
+/// Most series of a family that sets no limit of its own. A label set that grows past it is a mistake of ours; the page stays
+/// small all the same.
+public let seriesLimit = 200
 
 public final class Counter: MetricFamily {
     private let head: FamilyHead
@@ -94,8 +95,8 @@ public final class Gauge: MetricFamily {
     private let head: FamilyHead
     private let series = Mutex<[[String]: Double]>([:])
 
-    init(name: String, help: String, labels: [String]) {
-        head = FamilyHead(name: name, help: help, type: "gauge", labels: labels)
+    init(name: String, help: String, labels: [String], limit: Int) {
+        head = FamilyHead(name: name, help: help, type: "gauge", labels: labels, limit: limit)
     }
 
     public func set(_ value: Double, _ values: [String] = []) {
@@ -106,11 +107,12 @@ public final class Gauge: MetricFamily {
         series.withLock { $0[head.admitted(values, among: $0), default: 0] += delta }
     }
 
-    /// Replaces all series.
+    /// Replaces all series. Beyond the limit they are added up, always the same ones.
     public func setAll(_ values: [[String]: Double]) {
+        let sorted = values.sorted { $0.key.lexicographicallyPrecedes($1.key) }
         series.withLock { series in
             series.removeAll()
-            for (labels, value) in values { series[head.admitted(labels, among: series)] = value }
+            for (labels, value) in sorted { series[head.admitted(labels, among: series), default: 0] += value }
         }
     }
 
@@ -198,11 +200,12 @@ struct FamilyHead: Sendable {
     var help: String
     var type: String
     var labels: [String]
+    var limit = seriesLimit
 
     /// The series a set of label values counts in: itself, or `other` once the family is full.
     func admitted<Value>(_ values: [String], among series: [[String]: Value]) -> [String] {
         assert(values.count == labels.count, "\(name) has labels \(labels)")
-        if series[values] != nil || series.count < seriesLimit { return values }
+        if series[values] != nil || series.count < limit { return values }
         return labels.map { _ in "other" }
     }
 

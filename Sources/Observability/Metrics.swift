@@ -74,10 +74,10 @@ public final class Metrics: Sendable {
             "beamline_commits_total", "Batches by outcome: committed, fenced, conflict, failed.", labels: ["outcome"])
         lagRecords = r.gauge(
             "beamline_lag_records", "Records of this worker's partitions that are not yet in the tables.",
-            labels: ["partition"])
+            labels: ["partition"], limit: 1_000)
         lagSeconds = r.gauge(
             "beamline_lag_seconds", "Age of the oldest record of a partition that is not yet in the tables.",
-            labels: ["partition"])
+            labels: ["partition"], limit: 1_000)
         retractions = r.counter(
             "beamline_retractions_total", "Observations taken back because a later document changed them.")
         inboxed = r.counter(
@@ -86,7 +86,7 @@ public final class Metrics: Sendable {
 
         groupTraces = r.gauge(
             "beamline_group_traces", "ApproximateTraceCount: traces that joined a group in the last whole minute.",
-            labels: ["account", "group", "outcome"])
+            labels: ["account", "group", "outcome"], limit: 10_000)
 
         leaseMoves = r.counter(
             "beamline_lease_moves_total",

@@ -49,6 +49,27 @@ import Testing
     #expect(counter.value(["other"]) == 800)
 }
 
+// If this fails, groups disappear from the page, others at each scrape, once a cluster has some forty of them.
+@Test func `every group of every account has its series`() {
+    let metrics = Metrics()
+    let groups = (0..<1_500).map {
+        (account: "\(700_000_000_000 + $0 / 25)", group: "g\($0)", total: 9, ok: 4, error: 3, fault: 2, throttle: 1)
+    }
+    metrics.groupTraces(groups)
+    let lines = metrics.text().split(separator: "\n").filter { $0.hasPrefix("beamline_group_traces{") }
+    #expect(Set(lines).count == 7_500)
+    #expect(lines.contains("beamline_group_traces{account=\"700000000059\",group=\"g1499\",outcome=\"fault\"} 2"))
+}
+
+// If this fails, what does not fit on the page is missing from its sums.
+@Test func `values beyond the limit are added up, always the same ones`() {
+    let gauge = MetricRegistry().gauge("a", "A.", labels: ["name"], limit: 3)
+    for _ in 0..<20 {
+        gauge.setAll(["a": 1, "b": 2, "c": 3, "d": 4, "e": 5].reduce(into: [:]) { $0[[$1.key]] = $1.value })
+        #expect(["a", "b", "c", "d", "e", "other"].map { gauge.value([$0]) } == [1, 2, 3, 0, 0, 9])
+    }
+}
+
 // If this fails, an operator cannot see the process's memory or the daemon port's losses.
 @Test func `the process page names memory, documents and datagrams`() throws {
     let metrics = Metrics()
