@@ -74,6 +74,9 @@ public final class LeaseKeeper: Service {
         await registry.close()
     }
 
+    /// Of a keeper that never ran.
+    public func close() async { await registry.close() }
+
     /// - Returns: whether the node is registered.
     private func beat(isKnown: Bool) async throws(TraceStoreError) -> Bool {
         guard !state.withLock({ $0.hasLeft }) else { return true }

@@ -7,28 +7,12 @@ import TraceStore
 struct RoleOptions: ParsableArguments {
     @Option(help: "The PostgreSQL that all nodes share (postgresql://user@host/database).")
     var databaseURL: String?
-    @Option(help: "HOST:PORT of Beamline's own metrics in Prometheus text, or off. (default: 127.0.0.1:9464)")
-    var metrics: String?
     @Option(help: "Partitions of the log, at least; it may grow while nodes run, never shrink. (default: 12)")
     var partitions: String?
-    @OptionGroup var log: LogOptions
-    @Option(help: "Name of this node in `beamline status`. (default: the host's name)")
-    var nodeName: String?
-    @Option(help: "Region of the server. (default: us-east-1)")
-    var region: String?
-    @Option(
-        help: "Host suffix: with xray.example.test, 210987654321.xray.example.test names that account. (default: none)")
-    var hostSuffix: String?
-    @Option(help: "trace, debug, info, notice, warning, error or critical. (default: notice)")
-    var logLevel: String?
-    @Option(help: "A YAML file with settings, one `name: value` per line.")
-    var config: String?
+    @OptionGroup var process: ProcessOptions
 
     var flags: [String: String?] {
-        [
-            "database-url": databaseURL, "metrics": metrics, "partitions": partitions, "node-name": nodeName,
-            "region": region, "host-suffix": hostSuffix, "log-level": logLevel, "config": config,
-        ].merging(log.flags) { $1 }
+        ["database-url": databaseURL, "partitions": partitions].merging(process.flags) { $1 }
     }
 }
 
@@ -44,33 +28,14 @@ struct IngestCommand: AsyncParsableCommand {
 
     @OptionGroup var role: RoleOptions
     @Option(help: "File of the key that all nodes share.") var masterKey: String?
-    @Option(help: "HOST:PORT of the X-Ray API, or off. (default: 127.0.0.1:2000)") var api: String?
-    @Option(
-        help:
-            "HOST:PORT (UDP) of the X-Ray daemon protocol, or off. Unsigned: keep it on loopback. (default: 127.0.0.1:2000)"
-    )
-    var daemon: String?
-    @Option(help: "HOST:PORT of OTLP over HTTP, or off. Arrives in a later release. (default: off)")
-    var otlpHttp: String?
-    @Option(help: "HOST:PORT of OTLP over gRPC, or off. Arrives in a later release. (default: off)")
-    var otlpGrpc: String?
+    @OptionGroup var api: APIOptions
+    @OptionGroup var intake: IntakeOptions
     @Option(help: "Account that the daemon port writes to; 12 digits. (default: 123456789012)")
     var account: String?
-    @Option(help: "Documents per second and account before ThrottledException, 0 for no limit. (default: 0)")
-    var ingestRate: String?
-    @Option(
-        help: "PEM file with the certificate of the X-Ray API: it then speaks TLS, HTTP/2 and HTTP/1.1. (default: none)")
-    var tlsCertificate: String?
-    @Option(help: "PEM file with the key of --tls-certificate. Both are read again at SIGHUP. (default: none)")
-    var tlsKey: String?
 
     func run() async throws {
         try await runRole(
-            .ingest,
-            role.flags.merging([
-                "master-key": masterKey, "api": api, "daemon": daemon, "otlp-http": otlpHttp, "otlp-grpc": otlpGrpc,
-                "account": account, "ingest-rate": ingestRate, "tls-certificate": tlsCertificate, "tls-key": tlsKey,
-            ]) { $1 })
+            .ingest, allFlags(role.flags, api.flags, intake.flags, ["master-key": masterKey, "account": account]))
     }
 }
 
@@ -81,21 +46,9 @@ struct AggregateCommand: AsyncParsableCommand {
         discussion: settingsDiscussion)
 
     @OptionGroup var role: RoleOptions
-    @Option(help: "Largest trace in bytes of its documents, 0 for no limit. (default: 512000)")
-    var maxTraceBytes: String?
-    @Option(help: "Days that traces and graphs are kept. (default: 30)")
-    var retentionDays: String?
-    @Option(help: "Days that the log is kept, to rebuild from. (default: as --retention-days)")
-    var logRetentionDays: String?
+    @OptionGroup var fold: FoldOptions
 
-    func run() async throws {
-        try await runRole(
-            .aggregate,
-            role.flags.merging([
-                "max-trace-bytes": maxTraceBytes, "retention-days": retentionDays,
-                "log-retention-days": logRetentionDays,
-            ]) { $1 })
-    }
+    func run() async throws { try await runRole(.aggregate, allFlags(role.flags, fold.flags)) }
 }
 
 struct QueryCommand: AsyncParsableCommand {
@@ -105,28 +58,16 @@ struct QueryCommand: AsyncParsableCommand {
 
     @OptionGroup var role: RoleOptions
     @Option(help: "File of the key that all nodes share.") var masterKey: String?
-    @Option(help: "HOST:PORT of the X-Ray API, or off. (default: 127.0.0.1:2000)") var api: String?
-    @Option(help: "HOST:PORT of the web console, or off. Arrives in a later release. (default: off)")
-    var console: String?
-    @Option(
-        help: "PEM file with the certificate of the X-Ray API: it then speaks TLS, HTTP/2 and HTTP/1.1. (default: none)")
-    var tlsCertificate: String?
-    @Option(help: "PEM file with the key of --tls-certificate. Both are read again at SIGHUP. (default: none)")
-    var tlsKey: String?
+    @OptionGroup var api: APIOptions
+    @OptionGroup var reads: ReadOptions
 
     func run() async throws {
-        try await runRole(
-            .query,
-            role.flags.merging([
-                "master-key": masterKey, "api": api, "console": console, "tls-certificate": tlsCertificate,
-                "tls-key": tlsKey,
-            ]) { $1 })
+        try await runRole(.query, allFlags(role.flags, api.flags, reads.flags, ["master-key": masterKey]))
     }
 }
 
-private func runRole(_ role: NodeRole, _ flags: [String: String?]) async throws {
-    let reader = try await SettingsReader(
-        flags: flags.compactMapValues { $0 }, known: ServerSettings.names, command: role.rawValue)
+private func runRole(_ role: NodeRole, _ flags: [String: String]) async throws {
+    let reader = try await SettingsReader(flags: flags, known: ServerSettings.names, command: role.rawValue)
     let settings = try ServerSettings(reader, role: role)
     try await inOneSentence { try await RoleProcess(settings).run() }
 }

@@ -33,29 +33,9 @@ struct RoleProcess {
         let node = Node(settings)
         var database = PostgresConfiguration(databaseURL)
         database.applicationName = Node.applicationName(of: node.id)
-        let store = TraceStore(database: database, logger: logger)
-        let log: any SegmentLog
-        do {
-            try await store.checkSchema()
-            log = try await openLog(settings.log, store: store, database: database, logger: logger)
-        } catch {
-            await store.close()
-            throw error
-        }
-        let registry = NodeRegistry(node: node, database: database)
-        let roles = Roles(
-            settings: settings, log: log, store: store,
-            leases: LeaseKeeper(registry: registry, metrics: metrics, logger: logger), metrics: metrics,
-            logger: logger, serving: ServingState())
-        let services: [any Service]
-        do {
-            services = try self.services(roles, masterKey)
-        } catch {
-            await log.close()
-            await store.close()
-            await registry.close()
-            throw error
-        }
+        let roles = try await Roles.open(
+            settings, node: node, database: database, metrics: metrics, logger: logger)
+        let services = try await roles.closedOnFailure { try self.services(roles, masterKey) }
         try await serve(services, logger: logger)
     }
 

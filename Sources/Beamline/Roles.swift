@@ -30,6 +30,37 @@ struct Roles {
     let logger: Logger
     let serving: ServingState
 
+    /// Opens the store and the log, which must have the tables of this version.
+    static func open(
+        _ settings: ServerSettings, node: Node, database: PostgresConfiguration, metrics: Metrics, logger: Logger
+    ) async throws -> Roles {
+        let store = TraceStore(database: database, logger: logger)
+        do {
+            try await store.checkSchema()
+            let log = try await openLog(settings.log, store: store, database: database, logger: logger)
+            let registry = NodeRegistry(node: node, database: database)
+            return Roles(
+                settings: settings, log: log, store: store,
+                leases: LeaseKeeper(registry: registry, metrics: metrics, logger: logger), metrics: metrics,
+                logger: logger, serving: ServingState())
+        } catch {
+            await store.close()
+            throw error
+        }
+    }
+
+    /// What `body` makes; nothing stays open when it fails.
+    func closedOnFailure<Result>(_ body: () async throws -> Result) async throws -> Result {
+        do {
+            return try await body()
+        } catch {
+            await log.close()
+            await leases.close()
+            await store.close()
+            throw error
+        }
+    }
+
     // MARK: Services
 
     /// Of every process; the first in its list, so the last to end.

@@ -52,31 +52,14 @@ struct Standalone {
         database.applicationName = Node.applicationName(of: node.id)
         try await PostgresLog.migrate(database: database)
         try await TraceStore.migrate(database: database)
-        let store = TraceStore(database: database, logger: logger)
-        let log: any SegmentLog
-        do {
-            try await store.checkSchema()
-            log = try await openLog(settings.log, store: store, database: database, logger: logger)
-        } catch {
-            await store.close()
-            throw error
-        }
-        let registry = NodeRegistry(node: node, database: database)
-        let roles = Roles(
-            settings: settings, log: log, store: store,
-            leases: LeaseKeeper(registry: registry, metrics: metrics, logger: logger), metrics: metrics,
-            logger: logger, serving: ServingState())
-        let services: [any Service]
-        do {
-            let isFirstStart = try await makeFirstAccount(store, masterKey, credentialsPath: folder.credentialsPath)
-            services = try self.services(roles, masterKey: masterKey, cluster: cluster) {
+        let roles = try await Roles.open(
+            settings, node: node, database: database, metrics: metrics, logger: logger)
+        let services = try await roles.closedOnFailure {
+            let isFirstStart = try await makeFirstAccount(
+                roles.store, masterKey, credentialsPath: folder.credentialsPath)
+            return try self.services(roles, masterKey: masterKey, cluster: cluster) {
                 announce($0, isFirstStart: isFirstStart, credentialsPath: folder.credentialsPath)
             }
-        } catch {
-            await log.close()
-            await store.close()
-            await registry.close()
-            throw error
         }
         try await Beamline.serve(services, logger: logger)
     }
