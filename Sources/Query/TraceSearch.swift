@@ -32,17 +32,13 @@ extension QueryService {
             return try answer(request, scan, &response, account: account, completeTo: completeTo)
         }
         let scan = try await scan(request, from: position, account: account)
-        let folder = TraceFolder()
-        for chunk in scan.kept.chunks(of: limits.chunkTraces) {
-            try await gate.withUnits(chunk.count) { () async throws(APIError) in
-                for trace in try await traces(chunk, account: account) {
-                    // No root any more cannot be: entities are never removed. A trace removed by retention is skipped.
-                    if let summary = TraceSummary(forest: folder.fold(trace, account: account).forest) {
-                        response.append(summary)
-                    }
-                    await Task.yield()
-                }
-            }
+        let chunks = scan.kept.chunks(of: limits.chunkTraces)
+        try await inOrder(chunks) { (chunk) async throws(APIError) in
+            // No root any more cannot be: entities are never removed. A trace removed by retention is skipped.
+            try await self.folded(chunk, account: account) { TraceSummary(forest: $0) }
+        } use: { _, summaries in
+            for case let summary? in summaries { response.append(summary) }
+            return true
         }
         return try answer(request, scan, &response, account: account, completeTo: completeTo)
     }
@@ -143,23 +139,24 @@ extension QueryService {
             }
             let page = try await candidates(
                 request, search.plan, after: scan.position.last, limit: min(wanted, room), account: account)
-            var candidates = page.candidates[...]
-            while !candidates.isEmpty {
-                let chunk = candidates.prefix(limits.chunkTraces)
-                candidates = candidates.dropFirst(chunk.count)
-                let matching = try await look(at: Array(chunk), request, search, account: account)
+            try await inOrder(page.candidates.chunks(of: limits.chunkTraces)) { (chunk) async throws(APIError) in
+                try await self.look(at: chunk, request, search, account: account)
+            } use: { chunk, matching in
                 for candidate in chunk {
                     scan.take(candidate, isKept: false)
                     guard let summary = matching[candidate.id] else { continue }
                     response.append(summary)
                     matchCount += 1
-                    guard matchCount == limits.pageSummaries else { continue }
-                    if page.isLast, candidate == page.candidates.last { return scan }
-                    scan.outcome = scan.scannedTraces >= scanLimit ? .scanLimitReached : .pageFull
-                    return scan
+                    if matchCount == limits.pageSummaries { return false }
                 }
+                return true
             }
-            if page.isLast { return scan }
+            let isPageRead = page.candidates.isEmpty || scan.position.last == page.candidates.last
+            if page.isLast, isPageRead { return scan }
+            if matchCount == limits.pageSummaries {
+                scan.outcome = scan.scannedTraces >= scanLimit ? .scanLimitReached : .pageFull
+                return scan
+            }
             // Few matched: fewer, larger reads.
             wanted = min(wanted * 2, 1_000)
         }
@@ -188,18 +185,67 @@ extension QueryService {
         let rate = request.sampling.rate
         let kept = candidates.map(\.id).filter { rate >= 1 || $0.samplingFraction < rate }
         guard !kept.isEmpty else { return [:] }
-        return try await gate.withUnits(kept.count) { () async throws(APIError) in
-            let folder = TraceFolder()
-            var result: [TraceID: TraceSummary] = [:]
-            for trace in try await traces(kept, account: account) {
-                let forest = folder.fold(trace, account: account).forest
-                if search.filter.matches(TraceFacts(forest: forest), groups: search.groups, endedIn: search.endedIn) {
-                    result[trace.id] = TraceSummary(forest: forest)
-                }
-                await Task.yield()
-            }
-            return result
+        let matching = try await folded(kept, account: account) { forest in
+            search.filter.matches(TraceFacts(forest: forest), groups: search.groups, endedIn: search.endedIn)
+                ? TraceSummary(forest: forest) : nil
         }
+        return Dictionary(matching.compactMap { $0.map { ($0.id, $0) } }, uniquingKeysWith: { first, _ in first })
+    }
+
+    /// What `body` makes of each of the traces that are stored, in their order; the traces are let go.
+    private func folded<Value: Sendable>(
+        _ ids: [TraceID], account: AccountID, _ body: (Forest) -> Value
+    ) async throws(APIError) -> [Value] {
+        try await gate.withUnits(ids.count) { () async throws(APIError) in
+            let folder = TraceFolder()
+            var results: [Value] = []
+            for (index, trace) in try await traces(ids, account: account).enumerated() {
+                results.append(body(folder.fold(trace, account: account).forest))
+                // Giving way costs as much as folding a small trace.
+                if index % 8 == 7 || trace.documents.count > 100 { await Task.yield() }
+            }
+            return results
+        }
+    }
+
+    /// Runs `work` on the chunks, two at a time, so that one is read while another is folded; hands its results to `use` in
+    /// the order of the chunks until that returns false.
+    private func inOrder<Chunk: Sendable, Value: Sendable>(
+        _ chunks: [Chunk], _ work: @escaping @Sendable (Chunk) async throws(APIError) -> Value,
+        use: (Chunk, Value) -> Bool
+    ) async throws(APIError) {
+        guard chunks.count > 1 else {
+            for chunk in chunks { _ = use(chunk, try await work(chunk)) }
+            return
+        }
+        let failure: APIError? = await withTaskGroup(of: (Int, Result<Value, APIError>).self) { group in
+            var results: [Int: Result<Value, APIError>] = [:]
+            var started = 0
+            for next in chunks.indices {
+                while results[next] == nil {
+                    while started < chunks.count, started < next + 2 {
+                        let (number, chunk) = (started, chunks[started])
+                        group.addTask {
+                            do throws(APIError) {
+                                return (number, .success(try await work(chunk)))
+                            } catch {
+                                return (number, .failure(error))
+                            }
+                        }
+                        started += 1
+                    }
+                    guard let (number, result) = await group.next() else { return nil }
+                    results[number] = result
+                }
+                switch results.removeValue(forKey: next) {
+                case .success(let value)?: if !use(chunks[next], value) { return nil }
+                case .failure(let error)?: return error
+                case nil: return nil
+                }
+            }
+            return nil
+        }
+        if let failure { throw failure }
     }
 }
 

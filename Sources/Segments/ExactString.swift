@@ -12,7 +12,12 @@ public struct ExactString: Sendable {
 extension ExactString: Hashable {
     @inlinable
     public static func == (a: ExactString, b: ExactString) -> Bool {
-        a.value.utf8.count == b.value.utf8.count && a.value.utf8.elementsEqual(b.value.utf8)
+        let (a, b) = (a.value.utf8, b.value.utf8)
+        guard a.count == b.count else { return false }
+        let isEqual = a.withContiguousStorageIfAvailable { x in
+            b.withContiguousStorageIfAvailable { y in x.elementsEqual(y) }
+        }
+        return (isEqual ?? nil) ?? a.elementsEqual(b)
     }
 
     @inlinable

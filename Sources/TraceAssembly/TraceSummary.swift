@@ -121,50 +121,66 @@ extension TraceSummary {
             if a.element.entity == b.element.entity { return a.offset < b.offset }
             return forest.precedes(a.element.entity, b.element.entity)
         }
-        var keys: [ExactString: Int] = [:]
-        var result: [(key: String, values: Grouped<IndexedValue, ServiceID>)] = []
+        // At most 50 keys: they are compared one by one.
+        var result: [(key: ExactString, values: Grouped<IndexedValue, ServiceID>)] = []
         for (_, carrier) in carriers {
-            let position: Int
-            if let known = keys[carrier.key] {
+            var position = result.count
+            if let known = result.firstIndex(where: { $0.key == carrier.key }) {
                 position = known
             } else {
-                position = result.count
-                keys[carrier.key] = position
-                result.append((carrier.key.value, Grouped()))
+                result.append((carrier.key, Grouped()))
             }
             let service = forest.service(ofSegment: forest.owner[Int(carrier.entity)])
             result[position].values.insert(service, under: carrier.value)
         }
         return result.map { key, values in
             AnnotationSummary(
-                key: key, values: values.groups.map { .init(value: $0.key, serviceIDs: $0.members.values) })
+                key: key.value, values: values.groups.map { .init(value: $0.key, serviceIDs: $0.members.values) })
         }
     }
 }
 
+/// Up to so many values are compared one by one: that is cheaper than a hash table, and a trace seldom has more.
+private let mostCompared = 12
+
 /// Distinct values by first appearance.
 struct Distinct<Value: Hashable> {
     private(set) var values: [Value] = []
+    /// Empty while the values are few.
     private var seen: Set<Value> = []
 
     mutating func insert(_ value: Value) {
-        if seen.insert(value).inserted { values.append(value) }
+        if values.count < mostCompared {
+            if !values.contains(value) { values.append(value) }
+        } else {
+            if seen.isEmpty { seen = Set(values) }
+            if seen.insert(value).inserted { values.append(value) }
+        }
     }
 }
 
 /// Distinct members per distinct key, both by first appearance.
 struct Grouped<Key: Hashable, Member: Hashable> {
     private(set) var groups: [(key: Key, members: Distinct<Member>)] = []
+    /// Empty while the groups are few.
     private var positions: [Key: Int] = [:]
 
     mutating func insert(_ member: Member, under key: Key) {
-        if let position = positions[key] {
+        if let position = position(of: key) {
             groups[position].members.insert(member)
         } else {
-            positions[key] = groups.count
+            if !positions.isEmpty { positions[key] = groups.count }
             var members = Distinct<Member>()
             members.insert(member)
             groups.append((key, members))
         }
+    }
+
+    private mutating func position(of key: Key) -> Int? {
+        if groups.count < mostCompared { return groups.firstIndex { $0.key == key } }
+        if positions.isEmpty {
+            positions = Dictionary(uniqueKeysWithValues: groups.enumerated().map { ($0.element.key, $0.offset) })
+        }
+        return positions[key]
     }
 }
