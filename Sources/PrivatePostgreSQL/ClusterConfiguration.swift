@@ -44,7 +44,9 @@ enum ClusterConfiguration {
             checkpoint_completion_target = 0.9
             \(major >= 14 ? "recovery_init_sync_method = syncfs" : "")
 
-            autovacuum_naptime = 15s
+            # Merged rows of the graph and the search index: their space is used again before the tables grow.
+            autovacuum_naptime = 10s
+            autovacuum_vacuum_scale_factor = 0.05
             timezone = 'UTC'
             log_timezone = 'UTC'
             lc_messages = 'C'

@@ -1,5 +1,5 @@
 // Which dictionary an account's documents are compressed with: loaded from the table when first needed, trained from the
-// account's own documents once enough were seen. Bounded: a hundred accounts' dictionaries, samples of sixteen accounts.
+// account's own documents once enough were seen, and again from documents of a longer time: the first ones are too much alike. Bounded: a hundred accounts' dictionaries, samples of sixteen accounts.
 
 import Glibc
 import Logging
@@ -11,10 +11,16 @@ final class Dictionaries: Sendable {
     private static let accountLimit = 100
     private static let samplingLimit = 16
 
-    private struct Samples {
+    fileprivate struct Samples {
         var bytes: [UInt8] = []
         var sizes: [Int] = []
+        /// The first dictionary was trained: this is for the second one.
+        var isSecond = false
+        var seenTraces = 0
     }
+
+    /// For the second dictionary one of so many changes is kept.
+    private static let secondStride = 16
 
     private struct AccountState {
         /// The newest, for writing; nil = none is stored.
@@ -94,30 +100,35 @@ final class Dictionaries: Sendable {
         }
     }
 
-    /// Collects documents of accounts without a dictionary; when there are enough, has one trained.
+    /// Collects documents of accounts without a dictionary; when there are enough, has one trained. Those of accounts whose
+    /// first one this process has trained are collected on for a second.
     func learn(from changes: [TraceChange], known: [AccountID: CompressionDictionary]) {
-        guard changes.contains(where: { known[$0.account] == nil }) else { return }
         let due = state.withLock { state in
             var due: [Training] = []
-            for change in changes where known[change.account] == nil && !state.settled.contains(change.account) {
-                if state.samples[change.account] == nil, state.samples.count >= Self.samplingLimit { continue }
+            for change in changes where !state.settled.contains(change.account) {
+                if state.samples[change.account] == nil {
+                    guard known[change.account] == nil, state.samples.count < Self.samplingLimit else { continue }
+                }
                 var samples = state.samples.removeValue(forKey: change.account) ?? Samples()
-                for document in change.newDocuments {
-                    samples.bytes.append(contentsOf: document.bytes)
-                    samples.sizes.append(document.bytes.count)
-                }
+                // Another node has trained one.
+                if known[change.account] != nil, !samples.isSecond { continue }
+                samples.seenTraces += 1
+                if !samples.isSecond || samples.seenTraces % Self.secondStride == 0 { samples.add(change) }
                 if samples.bytes.count >= options.dictionarySampleBytes {
-                    state.settled.insert(change.account)
                     due.append(Training(account: change.account, bytes: samples.bytes, sizes: samples.sizes))
-                } else {
-                    state.samples[change.account] = samples
+                    if samples.isSecond {
+                        state.settled.insert(change.account)
+                        continue
+                    }
+                    samples = Samples()
+                    samples.isSecond = true
                 }
+                state.samples[change.account] = samples
             }
             return due
         }
-        for training in due {
-            if case .dropped = requests.yield(training) { state.withLock { _ = $0.settled.remove(training.account) } }
-        }
+        // One that finds no place is not trained: the next samples are.
+        for training in due { requests.yield(training) }
     }
 
     // MARK: Reading
@@ -183,7 +194,6 @@ final class Dictionaries: Sendable {
             }
         } catch {
             logger.warning("a dictionary could not be stored", metadata: ["reason": "\(error)"])
-            state.withLock { _ = $0.settled.remove(training.account) }
         }
     }
 
@@ -205,6 +215,17 @@ final class Dictionaries: Sendable {
                 box.takeRetainedValue().work()
             }
         }
+    }
+}
+
+extension Dictionaries.Samples {
+    /// As they are compressed.
+    fileprivate mutating func add(_ change: TraceChange) {
+        var shortener = TextShortener(traceID: change.id, firstReceipt: change.newDocuments.first?.receivedAt ?? 0)
+        for document in change.newDocuments {
+            sizes.append(document.bytes.withUnsafeBytes { shortener.append($0).length })
+        }
+        bytes.append(contentsOf: shortener.text)
     }
 }
 

@@ -339,7 +339,8 @@ extension TraceStore {
                     versions.append(Int32(clamping: change.expectedVersion + 1))
                     used.append(dictionary?.id ?? 0)
                     bodies.append(
-                        bytes: try compressor.encode(Array(change.newDocuments[start..<end]), dictionary: dictionary))
+                        bytes: try compressor.encode(
+                            change.newDocuments[start..<end], of: change.id, dictionary: dictionary))
                     start = end
                 }
             }

@@ -52,7 +52,7 @@ extension TraceStore {
                     throw TraceStoreError(.corrupt, "dictionary \(number) of an account is missing")
                 }
                 traces[traces.count - 1].documents += try rows.withBytes(row, 7) { source throws(TraceStoreError) in
-                    try decompressor.decode(source, dictionary: known[number])
+                    try decompressor.decode(source, of: id, dictionary: known[number])
                 }
             }
             return traces
