@@ -221,7 +221,9 @@ final class Dictionaries: Sendable {
 extension Dictionaries.Samples {
     /// As they are compressed.
     fileprivate mutating func add(_ change: TraceChange) {
-        var shortener = TextShortener(traceID: change.id, firstReceipt: change.newDocuments.first?.receivedAt ?? 0)
+        var shortener = TextShortener(
+            traceID: change.id, firstReceipt: change.newDocuments.first?.receivedAt ?? 0,
+            byteCount: change.newDocuments.reduce(0) { $0 + $1.bytes.count })
         for document in change.newDocuments {
             sizes.append(document.bytes.withUnsafeBytes { shortener.append($0).length })
         }

@@ -87,12 +87,13 @@ final class DocumentCodec: Sendable {
         mutating func encode(
             _ documents: ArraySlice<StoredDocument>, of traceID: TraceID, dictionary: CompressionDictionary?
         ) throws(TraceStoreError) -> ArraySlice<UInt8> {
-            var shortener = TextShortener(traceID: traceID, firstReceipt: documents.first?.receivedAt ?? 0)
+            let size = documents.reduce(0) { $0 + $1.bytes.count }
+            var shortener = TextShortener(
+                traceID: traceID, firstReceipt: documents.first?.receivedAt ?? 0, byteCount: size)
             plain.removeAll(keepingCapacity: true)
             plain.appendVarint(UInt64(documents.count))
             var offset: Int64 = 0
             var receipt: Micros = 0
-            var size = 0
             for document in documents {
                 let (length, isPlain) = document.bytes.withUnsafeBytes { shortener.append($0) }
                 plain.appendVarint(UInt64(document.partition))
@@ -101,7 +102,6 @@ final class DocumentCodec: Sendable {
                 plain.appendVarint(UInt64(length) << 1 | (isPlain ? 1 : 0))
                 offset = document.offset
                 receipt = document.receivedAt
-                size += document.bytes.count
             }
             plain.appendVarint(UInt64(size))
             plain.append(contentsOf: shortener.text)

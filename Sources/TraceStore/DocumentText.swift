@@ -95,9 +95,12 @@ struct TextShortener {
     private let traceID: [UInt8]
     private var memory: TextMemory
 
-    init(traceID: TraceID, firstReceipt: Micros) {
+    /// - Parameter byteCount: of all documents.
+    init(traceID: TraceID, firstReceipt: Micros, byteCount: Int) {
         self.traceID = idText(traceID)
         memory = TextMemory(firstReceipt: firstReceipt)
+        text.reserveCapacity(byteCount)
+        values.reserveCapacity(byteCount / 16)
     }
 
     /// - Returns: bytes that the document takes in `text`, and whether it stands there as it is: it holds bytes that are tokens,
@@ -124,13 +127,13 @@ struct TextShortener {
             let byte = bytes[at]
             if byte == quote {
                 if at + 17 < end, bytes[at + 17] == quote, let id = Self.id(bytes, at + 1) {
-                    text.append(contentsOf: bytes[copied..<at])
+                    text.append(contentsOf: UnsafeBufferPointer(rebasing: bytes[copied..<at]))
                     text.append(idToken)
                     note(id)
                     at += 18
                     copied = at
                 } else if at + traceID.count < end, bytes[at + 2] == 0x2D, isTraceID(bytes, at + 1) {
-                    text.append(contentsOf: bytes[copied...at])
+                    text.append(contentsOf: UnsafeBufferPointer(rebasing: bytes[copied...at]))
                     text.append(traceToken)
                     at += 1 + traceID.count
                     copied = at
@@ -141,7 +144,7 @@ struct TextShortener {
                 if byte != 0x30, at + 11 < end, bytes[at + 10] == point, at == 0 || !belongsToNumber(bytes[at - 1]),
                     let (value, decimals) = Self.time(bytes, at)
                 {
-                    text.append(contentsOf: bytes[copied..<at])
+                    text.append(contentsOf: UnsafeBufferPointer(rebasing: bytes[copied..<at]))
                     text.append(idToken + UInt8(decimals))
                     values.appendZigzag(value &- memory.expected(decimals: decimals))
                     memory.see(value, decimals: decimals)
@@ -156,7 +159,7 @@ struct TextShortener {
                 at += 1
             }
         }
-        text.append(contentsOf: bytes[copied..<end])
+        text.append(contentsOf: UnsafeBufferPointer(rebasing: bytes[copied..<end]))
         return true
     }
 
