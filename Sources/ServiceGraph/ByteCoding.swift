@@ -65,7 +65,18 @@ struct ByteReader {
     @inline(__always)
     mutating func unsigned() throws(GraphBlockError) -> UInt64 {
         let first = try byte()
-        return first < 0x80 ? UInt64(first) : try unsignedRest(after: first)
+        if first < 0x80 { return UInt64(first) }
+        // Sums of many observations have two or three bytes: worth not being called for.
+        guard remaining >= 2 else { return try unsignedRest(after: first) }
+        let second = buffer[position]
+        if second < 0x80 {
+            position &+= 1
+            return UInt64(first & 0x7f) | UInt64(second) << 7
+        }
+        let third = buffer[position &+ 1]
+        guard third < 0x80 else { return try unsignedRest(after: first) }
+        position &+= 2
+        return UInt64(first & 0x7f) | UInt64(second & 0x7f) << 7 | UInt64(third) << 14
     }
 
     private mutating func unsignedRest(after first: UInt8) throws(GraphBlockError) -> UInt64 {

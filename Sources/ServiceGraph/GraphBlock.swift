@@ -102,20 +102,6 @@ struct GraphGroup {
         buckets.removeAll { $0.count == 0 && $0.sum == 0 }
     }
 
-    /// Keeps, per flags, the first and last second a root started: all that a sum of finished spans shows.
-    /// The group must be normalised.
-    mutating func keepExtremes() {
-        var kept: [Presence] = []
-        for presence in presences where presence.count > 0 {
-            if kept.count > 1, kept[kept.count - 2].flags == presence.flags {
-                kept[kept.count - 1].rootStart = presence.rootStart
-            } else {
-                kept.append(Presence(rootStart: presence.rootStart, flags: presence.flags, count: 1))
-            }
-        }
-        presences = kept
-    }
-
     var isEmpty: Bool {
         presences.isEmpty && responses.isEmpty && durations.isEmpty && (0..<4).allSatisfy { outcomes[$0] == 0 }
     }

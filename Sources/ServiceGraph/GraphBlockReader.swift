@@ -1,5 +1,4 @@
-// Reads graph blocks, and merges them: for the compactor (the rows of a minute into one, minutes into an hour) and for
-// queries that meet corrections. The bytes come from a database; nothing about them is trusted.
+// Reads graph blocks, and merges them: for the compactor (the rows of a minute into one) and for queries that meet corrections. The bytes come from a database; nothing about them is trusted.
 
 import Segments
 
@@ -214,22 +213,7 @@ extension GraphBlock {
     public static func merge(_ blocks: [[UInt8]]) throws(GraphBlockError) -> GraphBlock? {
         guard let first = blocks.first else { return nil }
         let place = try BlockReader.span(of: first)
-        return try merge(blocks, base: place.base, span: place.span, isRollUp: false)
-    }
-
-    /// The sum of **all** blocks of a longer span (an hour), without its seconds: smaller and faster to read, of use only to
-    /// windows that contain the whole span. It must not be added to a graph together with corrections of its span:
-    /// when one arrives the roll-up is void and the span is summed anew (`ServiceGraphBuilder` refuses the mixture).
-    public static func rollUp(
-        _ blocks: [[UInt8]], baseSecond: Int64, spanSeconds: Int64
-    ) throws(GraphBlockError) -> GraphBlock? {
-        try merge(blocks, base: baseSecond, span: spanSeconds, isRollUp: true)
-    }
-
-    private static func merge(
-        _ blocks: [[UInt8]], base: Int64, span: Int64, isRollUp: Bool
-    ) throws(GraphBlockError) -> GraphBlock? {
-        var merger = BlockMerger(base: base, span: span, isRollUp: isRollUp)
+        var merger = BlockMerger(base: place.base, span: place.span)
         for block in blocks { try BlockReader.visit(block, &merger) }
         return merger.finish()
     }
@@ -255,32 +239,24 @@ private struct BlockMerger: BlockVisitor {
 
     private let base: Int64
     private let span: Int64
-    private let isRollUp: Bool
     private var tables = GraphTables()
     private var numbers = BlockNumbers()
     private var entries: [Entry] = []
     private var groups: [Group] = []
     private var sightings: [Contributions.Sighting] = []
 
-    init(base: Int64, span: Int64, isRollUp: Bool) {
+    init(base: Int64, span: Int64) {
         self.base = base
         self.span = span
-        self.isRollUp = isRollUp
     }
 
     mutating func begin(_ header: BlockHeader) throws(GraphBlockError) {
-        if isRollUp {
-            guard header.base >= base, header.base + header.span <= base + span else { throw .corrupt }
-        } else {
-            guard header.base == base, header.span == span, !header.isRollUp else { throw .corrupt }
-        }
+        guard header.base == base, header.span == span, !header.isRollUp else { throw .corrupt }
         numbers = BlockNumbers(header, in: &tables)
     }
 
     private mutating func beginGroup(_ subject: Int32, second: Int64) -> Bool {
-        // The presence of a roll-up is that of whole seconds until its extremes are taken: seconds go only at the end.
-        groups.append(
-            Group(subject: subject, second: isRollUp ? base : second, start: entries.count, end: entries.count))
+        groups.append(Group(subject: subject, second: second, start: entries.count, end: entries.count))
         return true
     }
 
@@ -314,7 +290,7 @@ private struct BlockMerger: BlockVisitor {
     mutating func sighting(edge: Int, label: Int, second: Int64, start: Micros, id: UInt64, count: Int64) {
         sightings.append(
             Contributions.Sighting(
-                second: isRollUp ? base : second, start: start, id: id, edge: numbers.edges[edge],
+                second: second, start: start, id: id, edge: numbers.edges[edge],
                 alias: numbers.labels[label],
                 count: count))
     }
@@ -332,7 +308,7 @@ private struct BlockMerger: BlockVisitor {
             return place << 30 | UInt64(group.second - base)
         }
         let sorted = radixSorted(keys)
-        var writer = BlockWriter(tables, order, base: base, span: span, isRollUp: isRollUp)
+        var writer = BlockWriter(tables, order, base: base, span: span)
         var sum = GraphGroup()
         var next = 0
         while next < sorted.count {
@@ -347,24 +323,11 @@ private struct BlockMerger: BlockVisitor {
                 next += 1
             }
             sum.normalize()
-            if isRollUp { sum.keepExtremes() }
             writer.write(sum, subject: first.subject, second: first.second)
         }
         Contributions.Sighting.normalize(&sightings, order)
-        if isRollUp { keepFirstSightings() }
         writer.write(sightings)
         return writer.finish()
-    }
-
-    /// Of each alias only its first sighting: all that a sum of finished spans shows.
-    private mutating func keepFirstSightings() {
-        var kept: [Contributions.Sighting] = []
-        for var sighting in sightings where sighting.count > 0 {
-            if let last = kept.last, last.edge == sighting.edge, last.alias == sighting.alias { continue }
-            sighting.count = 1
-            kept.append(sighting)
-        }
-        sightings = kept
     }
 }
 

@@ -137,6 +137,28 @@ struct BucketTable {
         rare[key] = BucketSum(count: known.count &+ count, sum: known.sum &+ sum)
     }
 
+    /// The buckets of every histogram that are not zero, with their numbers, in ascending order.
+    func numbered() -> [[GraphGroup.Bucket]] {
+        var result = histograms.map { first -> [GraphGroup.Bucket] in
+            guard first >= 0 else { return [] }
+            var buckets: [GraphGroup.Bucket] = []
+            for page in 0..<Self.pagesPerHistogram where directory[Int(first) + page] >= 0 {
+                let start = Int(directory[Int(first) + page]) << Int(Self.pageBits)
+                for offset in 0..<(1 << Int(Self.pageBits)) {
+                    let sum = pages[start + offset]
+                    guard sum.count != 0 || sum.sum != 0 else { continue }
+                    let number = Int64(page) << Self.pageBits + Int64(offset)
+                    buckets.append(GraphGroup.Bucket(bucket: number, count: sum.count, sum: sum.sum))
+                }
+            }
+            return buckets
+        }
+        for (key, sum) in rare.sorted(by: { $0.key.bucket < $1.key.bucket }) where sum.count != 0 || sum.sum != 0 {
+            result[key.histogram].append(GraphGroup.Bucket(bucket: key.bucket, count: sum.count, sum: sum.sum))
+        }
+        return result
+    }
+
     /// The buckets with a positive count of every histogram, in ascending order.
     func filled() -> [[BucketSum]] {
         var result = histograms.map { first -> [BucketSum] in

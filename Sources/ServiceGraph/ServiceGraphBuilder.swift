@@ -9,7 +9,7 @@ public struct ServiceGraphBuilder {
     private let receivingAccount: String
     private let window: Range<Int64>?
     private let showsTimes: Bool
-    private var sums: GraphSums
+    fileprivate var sums: GraphSums
     /// Blocks of the span that is being added: blocks that correct each other must be summed before they are looked at.
     private var pending: [[UInt8]] = []
     private var pendingSpan: Range<Int64>?
@@ -52,7 +52,7 @@ public struct ServiceGraphBuilder {
         pendingIsRollUp = place.isRollUp
     }
 
-    private mutating func flush() throws(GraphBlockError) {
+    fileprivate mutating func flush() throws(GraphBlockError) {
         // Blocks without negative counts speak only of what is there. Where one takes something back, only the sum does.
         if pendingCorrects, pending.count > 1 {
             if let sum = try GraphBlock.merge(pending) { try BlockReader.visit(sum.bytes, &sums) }
@@ -68,6 +68,34 @@ public struct ServiceGraphBuilder {
     public consuming func build() throws(GraphBlockError) -> ServiceGraphResult {
         try flush()
         return sums.result(receivingAccount: receivingAccount, showsTimes: showsTimes)
+    }
+}
+
+extension GraphBlock {
+    /// The sum of **all** blocks of a longer span (an hour), without its seconds: smaller and faster to read, of use only to
+    /// windows that contain the whole span. It must not be added to a graph together with corrections of its span:
+    /// when one arrives the roll-up is void and the span is summed anew (`ServiceGraphBuilder` refuses the mixture).
+    /// - Parameter blocks: as `ServiceGraphBuilder` takes them: those of a minute one after the other, minutes ascending.
+    ///   Roll-ups of parts of the span may stand for their minutes. Whatever the counts, a graph from the roll-up equals
+    ///   one from the blocks: what a minute takes back without having it is not set off against other minutes.
+    /// - Returns: nil when nothing was observed.
+    public static func rollUp(
+        _ blocks: [[UInt8]], baseSecond: Int64, spanSeconds: Int64
+    ) throws(GraphBlockError) -> GraphBlock? {
+        var builder = ServiceGraphBuilder(receivingAccount: AccountID(rawValue: 0), window: nil)
+        for block in blocks {
+            let place = try BlockReader.span(of: block)
+            guard place.base >= baseSecond, place.base + place.span <= baseSecond + spanSeconds else { throw .corrupt }
+            try builder.add(block)
+        }
+        return try builder.rollUp(baseSecond: baseSecond, spanSeconds: spanSeconds)
+    }
+}
+
+extension ServiceGraphBuilder {
+    fileprivate consuming func rollUp(baseSecond: Int64, spanSeconds: Int64) throws(GraphBlockError) -> GraphBlock? {
+        try flush()
+        return sums.block(baseSecond: baseSecond, spanSeconds: spanSeconds)
     }
 }
 
@@ -190,6 +218,54 @@ private struct GraphSums: BlockVisitor {
         let key = UInt64(numbers.edges[edge]) << 32 | UInt64(numbers.labels[label])
         if let known = aliases[key], (known.start, known.id) <= (start, id) { return }
         aliases[key] = FirstSighting(start: start, id: id)
+    }
+
+    // MARK: The sums as a block
+
+    /// Read again, it gives the same sums.
+    fileprivate func block(baseSecond: Int64, spanSeconds: Int64) -> GraphBlock? {
+        let order = CanonicalOrder(tables)
+        var writer = BlockWriter(tables, order, base: baseSecond, span: spanSeconds, isRollUp: true)
+        let histograms = buckets.numbered()
+        var group = GraphGroup()
+        for node in nodes.indices.sorted(by: { order.nodes[$0] < order.nodes[$1] }) {
+            group.presences = Self.presences(of: nodes[node])
+            group.outcomes = nodes[node].outcomes
+            group.responses = histograms[node * 3]
+            group.durations = histograms[node * 3 + 1]
+            writer.write(group, subject: Int32(node), second: baseSecond)
+        }
+        group.durations = []
+        for edge in edges.indices.sorted(by: { order.edges[$0] < order.edges[$1] }) {
+            group.presences = Self.presences(of: edges[edge])
+            group.outcomes = edges[edge].outcomes
+            group.responses = histograms[edge * 3 + 2]
+            writer.write(group, subject: Int32(edge) | Contributions.Observation.edgeBit, second: baseSecond)
+        }
+        var sightings = aliases.map { key, first in
+            Contributions.Sighting(
+                second: baseSecond, start: first.start, id: first.id, edge: Int32(truncatingIfNeeded: key >> 32),
+                alias: Int32(truncatingIfNeeded: key & 0xffff_ffff), count: 1)
+        }
+        Contributions.Sighting.normalize(&sightings, order)
+        writer.write(sightings)
+        return writer.finish()
+    }
+
+    /// The fewest that give a subject what it has: the first and last second of its roots on either side.
+    private static func presences(of subject: Subject) -> [GraphGroup.Presence] {
+        typealias Flags = Contributions.Flags
+        guard subject.isThere else { return [] }
+        let both = subject.flags & ~(Flags.sourceOnly | Flags.destinationOnly)
+        func presences(_ starts: Span, _ flags: UInt8) -> [GraphGroup.Presence] {
+            if starts.first > starts.last { return [] }
+            let first = GraphGroup.Presence(rootStart: starts.first, flags: flags, count: 1)
+            let last = GraphGroup.Presence(rootStart: starts.last, flags: flags, count: 1)
+            return starts.first == starts.last ? [first] : [first, last]
+        }
+        let (source, destination) = (subject.sourceStarts, subject.destinationStarts)
+        if source.first == destination.first, source.last == destination.last { return presences(source, both) }
+        return presences(source, both | Flags.sourceOnly) + presences(destination, both | Flags.destinationOnly)
     }
 
     // MARK: The result

@@ -4,7 +4,7 @@
 import Segments
 
 /// Which observations a time series counts.
-public enum SeriesSelector: Sendable, Equatable {
+public enum SeriesSelector: Sendable, Hashable {
     /// The client edges: every root request.
     case clientEdges
     /// Observations of nodes; of client nodes, which have none, those of their edges (ruling R-41).
@@ -13,8 +13,19 @@ public enum SeriesSelector: Sendable, Equatable {
     case edges(source: NodePattern, destination: NodePattern)
 }
 
+extension SeriesSelector {
+    /// Of its texts.
+    public var byteCount: Int {
+        switch self {
+        case .clientEdges: 0
+        case .nodes(let pattern): pattern.byteCount
+        case .edges(let source, let destination): source.byteCount + destination.byteCount
+        }
+    }
+}
+
 /// Nodes by their identity; nil parts are not compared.
-public struct NodePattern: Sendable, Equatable {
+public struct NodePattern: Sendable, Hashable {
     public var name: ExactString?
     public var type: ExactString?
     public var account: ExactString?
@@ -27,6 +38,8 @@ public struct NodePattern: Sendable, Equatable {
 
     /// Client nodes are only reached by their type (ruling R-13).
     var reachesClients: Bool { type == TimeSeriesBuilder.clientType }
+
+    var byteCount: Int { [name, type, account].reduce(0) { $0 + ($1?.value.utf8.count ?? 0) } }
 
     func matches(_ node: NodeIdentity) -> Bool {
         guard reachesClients || node.type != TimeSeriesBuilder.clientType else { return false }
@@ -90,6 +103,11 @@ public struct TimeSeriesBuilder {
     /// Adds a block of a minute.
     /// - Throws: `GraphBlockError`. The builder is of no use after an error.
     public mutating func add(_ block: [UInt8]) throws(GraphBlockError) { try BlockReader.visit(block, &sums) }
+
+    /// Adds what was summed of minutes before, for the same selector.
+    public mutating func add(_ minutes: SeriesMinutes) throws(GraphBlockError) {
+        try minutes.forEach { (minute, sum) in sums.add(sum, of: minute) }
+    }
 
     /// The points, newest first.
     public consuming func build() -> [TimeSeriesPoint] {
@@ -158,6 +176,72 @@ struct MinuteSum {
     }
 }
 
+/// What minutes saw of a selector, as bytes: to be kept for further series, not to be stored.
+public struct SeriesMinutes: Sendable {
+    // Per minute: minute, observations, counts of the four classes, number of buckets; per bucket its distance from the
+    // one before, count, and sum beyond the least it can be.
+    private var writer = ByteWriter()
+
+    /// Nothing was seen.
+    public init() {}
+
+    /// Sums blocks of whole minutes.
+    /// - Throws: `GraphBlockError`.
+    public init(of blocks: [[UInt8]], _ selector: SeriesSelector) throws(GraphBlockError) {
+        var sums = SeriesSums(selector: selector)
+        for block in blocks { try BlockReader.visit(block, &sums) }
+        for (minute, sum) in sums.minutes.sorted(by: { $0.key < $1.key }) { write(minute, sum) }
+    }
+
+    public var byteCount: Int { writer.bytes.count }
+
+    public mutating func append(_ other: SeriesMinutes) { writer.bytes += other.writer.bytes }
+
+    /// The minutes with any observation.
+    public func observedMinutes() throws(GraphBlockError) -> [Int64] {
+        var minutes: [Int64] = []
+        try forEach { (minute, sum) in if sum.observations > 0 { minutes.append(minute) } }
+        return minutes
+    }
+
+    private mutating func write(_ minute: Int64, _ sum: MinuteSum) {
+        writer.signed(minute)
+        writer.signed(sum.observations)
+        for outcome in 0..<4 { writer.signed(sum.outcomes[outcome]) }
+        writer.count(sum.responses.count)
+        var previous: Int64 = 0
+        for (bucket, response) in sum.responses.sorted(by: { $0.key < $1.key }) {
+            writer.signed(bucket &- previous)
+            previous = bucket
+            writer.signed(response.count)
+            writer.signed(response.sum &- response.count &* HistogramBucket.lowerBound(bucket))
+        }
+    }
+
+    func forEach(_ body: (Int64, MinuteSum) -> Void) throws(GraphBlockError) {
+        try writer.bytes.withUnsafeBufferPointer { buffer throws(GraphBlockError) in
+            var reader = ByteReader(UnsafeRawBufferPointer(buffer))
+            while !reader.isAtEnd {
+                let minute = try reader.signed()
+                var sum = MinuteSum()
+                sum.observations = try reader.signed()
+                for outcome in 0..<4 { sum.outcomes[outcome] = try reader.signed() }
+                let count = try reader.count(bytesEach: 3)
+                sum.responses.reserveCapacity(count)
+                var bucket: Int64 = 0
+                for _ in 0..<count {
+                    bucket &+= try reader.signed()
+                    let count = try reader.signed()
+                    let rest = try reader.signed()
+                    sum.responses[bucket] = BucketSum(
+                        count: count, sum: rest &+ count &* HistogramBucket.lowerBound(bucket))
+                }
+                body(minute, sum)
+            }
+        }
+    }
+}
+
 /// Counts may be negative in a block: sums of all blocks of a minute are what counts, so they are only added here.
 private struct SeriesSums: BlockVisitor {
     private(set) var minutes: [Int64: MinuteSum] = [:]
@@ -169,6 +253,10 @@ private struct SeriesSums: BlockVisitor {
     private var selection: UInt8 = 0
 
     init(selector: SeriesSelector) { self.selector = selector }
+
+    mutating func add(_ sum: MinuteSum, of minute: Int64) {
+        if minutes[minute]?.add(sum) == nil { minutes[minute] = sum }
+    }
 
     mutating func begin(_ header: BlockHeader) throws(GraphBlockError) {
         guard header.span == GraphBlock.Format.minuteSpan, !header.isRollUp else { throw .needsWholeSeconds }
