@@ -159,7 +159,7 @@ struct Roles {
         QueryService(
             reading: StoredTraceReading(store: store, log: log),
             tokens: PageTokenSealer(secret: masterKey.derivedKey(for: "page tokens").withUnsafeBytes { Array($0) }),
-            control: store, region: settings.region, logger: logger, now: { SystemClock.now() }
+            control: store, region: settings.region, metrics: metrics, logger: logger, now: { SystemClock.now() }
         ).operations
     }
 }

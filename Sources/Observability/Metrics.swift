@@ -37,6 +37,8 @@ public final class Metrics: Sendable {
     let requests: Counter
     let requestSeconds: Histogram
     let connections: Gauge
+    // Query.
+    let graphRollUps: Counter
 
     private static let latencyBounds = [
         0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
@@ -103,6 +105,11 @@ public final class Metrics: Sendable {
             "beamline_request_seconds", "From the request's head to the end of its answer.", labels: ["operation"],
             bounds: Self.latencyBounds)
         connections = r.gauge("beamline_connections", "Open connections.", labels: ["listener"])
+
+        graphRollUps = r.counter(
+            "beamline_graph_rollups_total",
+            "Sums of minutes of the graph: hit (used by an answer, still true), made (summed from rows or smaller sums), stale (dropped, their rows had changed).",
+            labels: ["result"])
 
         registerProcessMetrics(in: r)
     }
@@ -195,6 +202,16 @@ public final class Metrics: Sendable {
     public func liveWorkers(_ count: Int) { workersLive.set(Double(count)) }
     public func recordsLost(_ count: Int) { lostRecords.add(count) }
     public func unreadablePartitions(_ count: Int) { partitionsUnreadable.set(Double(count)) }
+
+    // MARK: Query
+
+    public enum RollUpResult: String, Sendable, CaseIterable {
+        case hit, made, stale
+    }
+    public func rollUps(_ count: Int, _ result: RollUpResult) {
+        if count > 0 { graphRollUps.add(Double(count), [result.rawValue]) }
+    }
+    public func rollUpCount(_ result: RollUpResult) -> Int { Int(graphRollUps.value([result.rawValue])) }
 
     // MARK: API
 

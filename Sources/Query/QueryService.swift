@@ -2,6 +2,7 @@
 // out; `QueryService+Operations` registers them with the server. All state is in the store: any node answers alike.
 
 import Logging
+import Observability
 import SegmentLog
 import Segments
 import ServiceGraph
@@ -29,6 +30,8 @@ public struct QueryLimits: Sendable {
     public var waitingRequests = 1_000
     /// Rendered graphs kept for their next pages.
     public var snapshotBytes = 32 << 20
+    /// Sums of minutes and hours kept for further graphs and series over them; 0: everything is read anew.
+    public var rollUpBytes = 64 << 20
     /// Longest wait of a read that wants everything acknowledged so far (ruling 4).
     public var freshWait: Duration = .seconds(2)
 
@@ -41,8 +44,10 @@ public final class QueryService: Sendable {
     let limits: QueryLimits
     let now: @Sendable () -> Micros
     let logger: Logger
+    let metrics: Metrics?
     let gate: WorkGate
     let snapshots: GraphSnapshots
+    let rollUps: RollUpCache
     let completeness: Completeness
     /// The tables of the control operations; nil: they are not served.
     let control: TraceStore?
@@ -55,7 +60,8 @@ public final class QueryService: Sendable {
     ///   - now: microseconds since 1970.
     public init(
         reading: any TraceReading, tokens: PageTokenSealer, limits: QueryLimits = QueryLimits(),
-        control: TraceStore? = nil, region: String = "us-east-1", logger: Logger,
+        control: TraceStore? = nil, region: String = "us-east-1", metrics: Metrics? = nil,
+        logger: Logger,
         now: @escaping @Sendable () -> Micros
     ) {
         self.reading = reading
@@ -64,9 +70,11 @@ public final class QueryService: Sendable {
         self.control = control
         self.region = region
         self.now = now
+        self.metrics = metrics
         self.logger = logger
         gate = WorkGate(capacity: limits.tracesInMemory, maxWaiters: limits.waitingRequests)
         snapshots = GraphSnapshots(maxBytes: limits.snapshotBytes)
+        rollUps = RollUpCache(maxBytes: limits.rollUpBytes)
         completeness = Completeness(reading: reading, waitLimit: limits.freshWait)
     }
 
@@ -230,18 +238,25 @@ extension QueryService {
             var builder = ServiceGraphBuilder(receivingAccount: call.account, window: window)
             // Of traces that an older version of the filter made members: is anything of them in the window?
             var old = ServiceGraphBuilder(receivingAccount: call.account, window: window)
-            if !window.isEmpty {
-                let minutes = window.lowerBound / 60..<(window.upperBound + 59) / 60
-                let blocks = try await blocks(of: call.group, minutes: minutes, account: call.account)
-                for (index, block) in blocks.enumerated() {
-                    try await read("graph block") {
-                        try builder.add(block.bytes)
-                        if block.isOld { try old.add(block.bytes) }
+            var hasOld = false
+            let question = WindowQuestion(graphOf: call.group, window: window, account: call.account)
+            for part in window.isEmpty ? [] : try await parts(of: question) {
+                switch part {
+                case .rows(let rows):
+                    for row in rows {
+                        try await read("graph block") {
+                            try builder.add(row.bytes)
+                            if question.isOld(row) { try old.add(row.bytes) }
+                        }
                     }
-                    if index % 64 == 63 { await Task.yield() }
+                    await Task.yield()
+                case .sum(.graph(let block, let isOld)):
+                    if let block { try await read("roll-up") { try builder.add(block) } }
+                    hasOld = hasOld || isOld
+                case .sum(.series): break
                 }
             }
-            let hasOld = try await !read("graph blocks") { try old.build() }.services.isEmpty
+            hasOld = try await read("graph blocks") { try !old.build().services.isEmpty } || hasOld
             let graph = ServiceGraphPages(
                 try await read("graph blocks") { try builder.build() }, containsOldGroupVersions: hasOld)
             if graph.pages.count > 1 {

@@ -49,17 +49,13 @@ public struct StoredTraceReading: TraceReading {
             account: account, rangeType: rangeType, window: window, plan: plan, after: after, limit: limit)
     }
 
-    public func graphBlocks(account: AccountID, minutes: Range<Int64>) async throws -> [GraphBlockRow] {
-        try await store.graphBlocks(account: account, minutes: minutes)
+    public func graphBlocks(
+        account: AccountID, groupKey: Int64?, minutes: Range<Int64>, reading wanted: [Range<Int64>]
+    ) async throws -> NamedGraphBlocks {
+        try await store.namedGraphBlocks(account: account, groupKey: groupKey, minutes: minutes, reading: wanted)
     }
 
     public func groupSet(account: AccountID) async throws -> GroupSet { try await store.groups(account: account) }
-
-    public func groupBlocks(
-        account: AccountID, groupKey: Int64, minutes: Range<Int64>
-    ) async throws -> [GroupBlockRow] {
-        try await store.groupBlocks(account: account, groupKey: groupKey, minutes: minutes)
-    }
 
     public func partition(of id: TraceID) -> Int { LogPartition.of(id, count: log.partitionCount) }
 

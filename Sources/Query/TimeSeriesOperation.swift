@@ -55,19 +55,30 @@ extension QueryService {
         try await gate.withUnits(limits.chunkTraces) { () async throws(APIError) in
             var builder = TimeSeriesBuilder(
                 selector: selector, window: window, period: request.period, hasForecast: request.hasForecast)
-            // Of traces that an older version of the filter made members: is anything of them in the window?
-            var old = TimeSeriesBuilder(selector: .clientEdges, window: window, period: 60, hasForecast: false)
-            let (minutes, shownMinutes) = (builder.minutes, old.minutes)
-            guard !minutes.isEmpty else { return ([], false) }
-            let rows = try await blocks(of: group, minutes: minutes, account: account)
-            for (index, row) in rows.enumerated() {
+            // Minutes of the window, not of the forecast, with traces that an older version of the filter made members.
+            let shownMinutes = TimeSeriesBuilder(
+                selector: selector, window: window, period: request.period, hasForecast: false
+            ).minutes
+            guard !builder.minutes.isEmpty else { return ([], false) }
+            var oldMinutes: [Int64] = []
+            let question = WindowQuestion(
+                account: account, group: group, subject: .series(selector), minutes: builder.minutes,
+                wholeMinutes: builder.minutes)
+            for part in try await parts(of: question) {
                 try await read("graph block") {
-                    try builder.add(row.bytes)
-                    if row.isOld, shownMinutes.contains(row.minute) { try old.add(row.bytes) }
+                    switch part {
+                    case .rows(let rows):
+                        for row in rows { try builder.add(row.bytes) }
+                        oldMinutes += try question.oldMinutes(of: rows)
+                    case .sum(.series(let minutes, let old)):
+                        try builder.add(minutes)
+                        oldMinutes += old
+                    case .sum(.graph): break
+                    }
                 }
-                if index % 64 == 63 { await Task.yield() }
+                await Task.yield()
             }
-            return (builder.build(), !old.build().isEmpty)
+            return (builder.build(), oldMinutes.contains { shownMinutes.contains($0) })
         }
     }
 
@@ -93,7 +104,7 @@ extension NodePattern {
     }
 }
 
-// MARK: - Blocks of all traces or of a group's
+// MARK: - Groups
 
 extension QueryService {
     /// The group whose members a request asks about; nil: all traces.
@@ -101,26 +112,5 @@ extension QueryService {
         guard let identifier else { return nil }
         let found = try await group(identifier, account: account)
         return found.isDefault ? nil : found
-    }
-
-    struct Block {
-        var minute: Int64
-        var bytes: [UInt8]
-        /// Of members that an older version of the group's filter admitted.
-        var isOld: Bool
-    }
-
-    /// In order of minute.
-    func blocks(of group: TraceGroup?, minutes: Range<Int64>, account: AccountID) async throws(APIError) -> [Block] {
-        try await read("graph blocks") {
-            guard let group else {
-                return try await reading.graphBlocks(account: account, minutes: minutes).map {
-                    Block(minute: $0.minute, bytes: $0.bytes, isOld: false)
-                }
-            }
-            return try await reading.groupBlocks(account: account, groupKey: group.key, minutes: minutes).map {
-                Block(minute: $0.minute, bytes: $0.bytes, isOld: $0.version < group.version)
-            }
-        }
     }
 }

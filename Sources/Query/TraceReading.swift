@@ -25,14 +25,15 @@ public protocol TraceReading: Sendable {
         limit: Int
     ) async throws -> SearchPage?
 
-    /// All blocks of the minutes (minutes since 1970), of one snapshot of the store.
-    func graphBlocks(account: AccountID, minutes: Range<Int64>) async throws -> [GraphBlockRow]
+    /// Blocks of the minutes `wanted` (minutes since 1970), in order of minute, and for all `minutes` the names of their
+    /// rows, of one snapshot of the store.
+    /// - Parameter groupKey: of the members of this group; nil: of all traces.
+    func graphBlocks(
+        account: AccountID, groupKey: Int64?, minutes: Range<Int64>, reading wanted: [Range<Int64>]
+    ) async throws -> NamedGraphBlocks
 
     /// The account's groups as they are now, `Default` among them.
     func groupSet(account: AccountID) async throws -> GroupSet
-
-    /// All blocks of a group's members in the minutes, of one snapshot of the store, in order of minute.
-    func groupBlocks(account: AccountID, groupKey: Int64, minutes: Range<Int64>) async throws -> [GroupBlockRow]
 
     /// The partition a trace lives in.
     func partition(of id: TraceID) -> Int

@@ -62,6 +62,18 @@ public struct GraphBlockRow: Sendable, Equatable {
     }
 }
 
+/// Blocks, and what is needed to know whether others are still what they were.
+public struct NamedGraphBlocks: Sendable, Equatable {
+    /// The minutes whose blocks were asked for.
+    public var minutesRead: [Range<Int64>]
+    /// In order of minute.
+    public var rows: [GroupBlockRow] = []
+    /// Per minute that has rows: equal names stand for the same rows with the same contents.
+    public var names: [Int64: [UInt8]] = [:]
+
+    public init(minutesRead: [Range<Int64>]) { self.minutesRead = minutesRead }
+}
+
 /// Size of one kind of data on disk, indexes and out-of-line storage included.
 public struct TableSize: Sendable, Equatable {
     /// Name of the table; day partitions are added up under their parent.

@@ -20,6 +20,63 @@ extension TraceStore {
         return blocks.enumerated().map { GraphBlockRow(minute: rows.int($0.offset, 0), bytes: $0.element) }
     }
 
+    /// Blocks of some of the minutes, and for all of them the names of the rows they have, of one snapshot.
+    /// - Parameters:
+    ///   - groupKey: blocks of this group's members, of all versions; nil: of all traces (their version is 0).
+    ///   - minutes: minutes since 1970.
+    ///   - wanted: the minutes whose blocks are read; ranges that do not overlap.
+    public func namedGraphBlocks(
+        account: AccountID, groupKey: Int64?, minutes: Range<Int64>, reading wanted: [Range<Int64>]
+    ) async throws(TraceStoreError) -> NamedGraphBlocks {
+        let table = groupKey == nil ? BlockTable.graph : .group
+        let version = groupKey == nil ? "0::int4" : "g.version"
+        let isOfGroup = groupKey == nil ? "$2::int8 = 0" : "g.group_key = $2::int8"
+        // A row's transaction belongs to its name, and the server's start: nothing that is written anew is taken for what
+        // was there before. Rows come in the order of the key; in another one they would only have another name.
+        var statement = PostgresStatement("""
+            SELECT 0::int4 AS kind, g.minute, \(version) AS version, g.encoding, g.block
+            FROM unnest($5::int8[], $6::int8[]) AS w (first, past)
+            JOIN \(table.name) g ON g.account = $1 AND \(isOfGroup) AND g.minute >= w.first AND g.minute < w.past
+            UNION ALL
+            SELECT 1, n.minute, 0, NULL, sha256(
+                timestamptz_send(pg_postmaster_start_time()) || int8send(n.minute) || string_agg(
+                    int4send(n.version) || int4send(n.partition) || int2send(n.level) || int8send(n.last_offset)
+                        || xidsend(n.xmin), ''::bytea))
+            FROM (
+                SELECT g.minute, \(version) AS version, g.partition, g.level, g.last_offset, g.xmin
+                FROM \(table.name) g WHERE g.account = $1 AND \(isOfGroup) AND g.minute >= $3 AND g.minute < $4
+                ORDER BY g.minute, \(version), g.partition, g.level, g.last_offset) AS n
+            GROUP BY n.minute
+            ORDER BY kind, minute
+            """)
+        statement.bind(account)
+        statement.bind(groupKey ?? 0)
+        statement.bind(minutes.lowerBound)
+        statement.bind(minutes.upperBound)
+        var firsts = PostgresArray.int8
+        var pasts = PostgresArray.int8
+        for range in wanted {
+            firsts.append(range.lowerBound)
+            pasts.append(range.upperBound)
+        }
+        statement.bind(firsts)
+        statement.bind(pasts)
+        let rows = try await ask(statement)
+        return try codec.withDecompressor { decompressor throws(TraceStoreError) in
+            var result = NamedGraphBlocks(minutesRead: wanted)
+            for row in 0..<rows.rowCount {
+                let minute = rows.int(row, 1)
+                if rows.int(row, 0) == 1 {
+                    result.names[minute] = rows.bytes(row, 4)
+                } else {
+                    let bytes = try BlockEncoding.decode(row, encoding: 3, block: 4, of: rows, with: decompressor)
+                    result.rows.append(GroupBlockRow(version: Int(rows.int(row, 2)), minute: minute, bytes: bytes))
+                }
+            }
+            return result
+        }
+    }
+
     func decodeBlocks(_ rows: PostgresResult, encoding: Int, block: Int) throws(TraceStoreError) -> [[UInt8]] {
         try codec.withDecompressor { decompressor throws(TraceStoreError) in
             var blocks: [[UInt8]] = []

@@ -18,6 +18,16 @@ final class InMemoryTraces: TraceReading {
         var bytes: [UInt8]
     }
 
+    /// A row of the graph's tables. Another content is another row, so it has another name.
+    struct BlockRow {
+        var name: Int
+        var version: Int
+        var minute: Int64
+        var bytes: [UInt8]
+
+        var bytesOfName: [UInt8] { Array("\(name)/\(version)/\(minute);".utf8) }
+    }
+
     struct State {
         var log: [[Record]]
         var committed: [Int]
@@ -31,6 +41,13 @@ final class InMemoryTraces: TraceReading {
         var largestRead = 0
         var largestScan = 0
         var graphReads = 0
+        /// What the graph is made from, if anything is here.
+        var blockRows: [BlockRow] = []
+        /// The rows of the last read, and what happens to them right after each.
+        var lastRows: [BlockRow] = []
+        var afterGraphRead: (@Sendable (inout [BlockRow]) -> Void)?
+        /// Minutes of the blocks that were read.
+        var minutesRead: [Int64] = []
         /// Commits everything as soon as somebody waits for it.
         var commitsOnWait = false
         var groups: [TraceGroup] = []
@@ -128,28 +145,38 @@ final class InMemoryTraces: TraceReading {
         limit: Int
     ) async throws -> SearchPage? { nil }
 
-    func graphBlocks(account: AccountID, minutes: Range<Int64>) async throws -> [GraphBlockRow] {
+    /// The rows of `blockRows`, or one per minute with the sum of all traces, admitted to every group by version 1.
+    func graphBlocks(
+        account: AccountID, groupKey: Int64?, minutes: Range<Int64>, reading wanted: [Range<Int64>]
+    ) async throws -> NamedGraphBlocks {
         try state.withLock { state in
             if let failure = state.failure { throw failure }
             state.graphReads += 1
-            var sum = Contributions()
-            for forest in forests(account: account, state) { sum.add(forest, links: [:]) }
-            return sum.blocks().filter { minutes.contains($0.minute) }.map {
-                GraphBlockRow(minute: $0.minute, bytes: $0.bytes)
+            var rows = state.blockRows
+            if rows.isEmpty {
+                var sum = Contributions()
+                for forest in forests(account: account, state) { sum.add(forest, links: [:]) }
+                for (number, block) in sum.blocks().enumerated() {
+                    rows.append(BlockRow(name: number, version: 1, minute: block.minute, bytes: block.bytes))
+                }
             }
+            var result = NamedGraphBlocks(minutesRead: wanted)
+            for row in rows.sorted(by: { ($0.minute, $0.name) < ($1.minute, $1.name) }) {
+                if minutes.contains(row.minute) { result.names[row.minute, default: []] += row.bytesOfName }
+                guard wanted.contains(where: { $0.contains(row.minute) }) else { continue }
+                result.rows.append(
+                    GroupBlockRow(version: groupKey == nil ? 0 : row.version, minute: row.minute, bytes: row.bytes))
+            }
+            state.minutesRead += result.rows.map(\.minute)
+            state.lastRows = rows
+            state.afterGraphRead?(&state.blockRows)
+            return result
         }
     }
 
     func groupSet(account: AccountID) async throws -> GroupSet {
         let groups = state.withLock { $0.groups } + [.defaultGroup]
         return GroupSet(revision: 1, groups: groups)
-    }
-
-    /// A group's members are all traces, admitted by version 1.
-    func groupBlocks(account: AccountID, groupKey: Int64, minutes: Range<Int64>) async throws -> [GroupBlockRow] {
-        try await graphBlocks(account: account, minutes: minutes).map {
-            GroupBlockRow(version: 1, minute: $0.minute, bytes: $0.bytes)
-        }
     }
 
     func partition(of id: TraceID) -> Int { LogPartition.of(id, count: Self.partitions) }
