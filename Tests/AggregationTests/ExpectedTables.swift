@@ -112,7 +112,11 @@ struct ExpectedTables {
         for window in windows {
             let served = try graphOf(rows.map(\.bytes), window)
             let expected = try graphOf(expected.map(\.bytes), window)
-            if served != expected { found.append("the graph of \(window.map { "\($0)" } ?? "everything") differs") }
+            if served != expected {
+                found.append("the graph of \(window.map { "\($0)" } ?? "everything") differs")
+                found += Self.parts(of: served).subtracting(Self.parts(of: expected)).sorted().map { "served: \($0)" }
+                found += Self.parts(of: expected).subtracting(Self.parts(of: served)).sorted().map { "expected: \($0)" }
+            }
         }
 
         // A trace that only refused documents have seen has a row, so that its limit is remembered.
@@ -153,6 +157,24 @@ struct ExpectedTables {
             }
         }
         return found
+    }
+
+    /// One line for each node and edge.
+    private static func parts(of graph: ServiceGraphResult) -> Set<String> {
+        func name(_ service: GraphService) -> String { "\(service.name) (\(service.type ?? "no type"))" }
+        return Set(
+            graph.services.flatMap { service in
+                var node = service
+                node.edges = []
+                node.referenceID = 0
+                return ["\(node)"]
+                    + service.edges.map { edge in
+                        var edge = edge
+                        let target = name(graph.services[edge.referenceID])
+                        edge.referenceID = 0
+                        return "\(name(service)) → \(target): \(edge)"
+                    }
+            })
     }
 
     private static func state(of trace: Trace) -> [String] {
