@@ -131,7 +131,8 @@ struct Roles {
         }
         var configuration = APIServiceConfiguration(
             host: address.host, port: address.port, tls: settings.tls,
-            authentication: AuthenticationSettings(region: settings.region), hostSuffix: settings.hostSuffix)
+            authentication: AuthenticationSettings(region: settings.region), hostSuffix: settings.hostSuffix,
+            allowedOrigins: settings.allowedOrigins)
         if settings.ingestRate > 0 {
             let rate = Double(settings.ingestRate)
             configuration.rateLimits[.ingest] = .init(rate: rate, burst: 2 * rate)

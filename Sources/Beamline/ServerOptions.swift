@@ -32,13 +32,22 @@ struct APIOptions: ParsableArguments {
     @Option(help: "HOST:PORT of the X-Ray API, or off. (default: 127.0.0.1:2000)")
     var api: String?
     @Option(
+        help:
+            "Origins of web pages that may call the API from a browser (CORS), with commas: https://console.example.com. (default: none)"
+    )
+    var corsAllowedOrigins: String?
+    @Option(
         help: "PEM file with the certificate of the X-Ray API: it then speaks TLS, HTTP/2 and HTTP/1.1. (default: none)"
     )
     var tlsCertificate: String?
     @Option(help: "PEM file with the key of --tls-certificate. Both are read again at SIGHUP. (default: none)")
     var tlsKey: String?
 
-    var flags: [String: String?] { ["api": api, "tls-certificate": tlsCertificate, "tls-key": tlsKey] }
+    var flags: [String: String?] {
+        [
+            "api": api, "cors-allowed-origins": corsAllowedOrigins, "tls-certificate": tlsCertificate, "tls-key": tlsKey,
+        ]
+    }
 }
 
 /// Of those that take documents in.
