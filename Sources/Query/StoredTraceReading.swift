@@ -61,6 +61,14 @@ public struct StoredTraceReading: TraceReading {
         try await store.groupBlocks(account: account, groupKey: groupKey, minutes: minutes)
     }
 
+    public func lastRemoval(account: AccountID) async throws -> Int64 { try await store.lastRemoval(account: account) }
+
+    public func hasRemoved(
+        _ data: RetainedData, account: AccountID, seconds: Range<Int64>, since number: Int64
+    ) async throws -> Bool {
+        try await store.hasRemoved(data, account: account, seconds: seconds, since: number)
+    }
+
     public func partition(of id: TraceID) -> Int { LogPartition.of(id, count: log.partitionCount) }
 
     public func partitions(of id: TraceID) -> Set<Int> {

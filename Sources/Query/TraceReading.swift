@@ -34,6 +34,14 @@ public protocol TraceReading: Sendable {
     /// All blocks of a group's members in the minutes, of one snapshot of the store, in order of minute.
     func groupBlocks(account: AccountID, groupKey: Int64, minutes: Range<Int64>) async throws -> [GroupBlockRow]
 
+    /// The number of retention's newest removal of the account; later ones have greater numbers.
+    func lastRemoval(account: AccountID) async throws -> Int64
+
+    /// Whether retention has removed something of a time (seconds) since that removal.
+    func hasRemoved(
+        _ data: RetainedData, account: AccountID, seconds: Range<Int64>, since number: Int64
+    ) async throws -> Bool
+
     /// The partition a trace lives in.
     func partition(of id: TraceID) -> Int
 

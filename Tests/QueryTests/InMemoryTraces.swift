@@ -35,6 +35,10 @@ final class InMemoryTraces: TraceReading {
         var commitsOnWait = false
         var groups: [TraceGroup] = []
         var waits = 0
+        /// Ids whose rows are still there, but not their documents.
+        var withoutDocuments: Set<TraceID> = []
+        /// What retention has removed, by the number of the removal.
+        var removals: [(data: RetainedData, seconds: ClosedRange<Int64>)] = []
     }
 
     static let partitions = 4
@@ -66,7 +70,11 @@ final class InMemoryTraces: TraceReading {
             if let failure = state.failure { throw failure }
             state.largestRead = max(state.largestRead, ids.count)
             if ids.contains(where: state.corrupt.contains) { throw TraceStoreError(.corrupt, "bad row") }
-            return ids.compactMap { stored(account: account, id: $0, state) }
+            return ids.compactMap { id in
+                guard var trace = stored(account: account, id: id, state) else { return nil }
+                if state.withoutDocuments.contains(id) { trace.documents = [] }
+                return trace
+            }
         }
     }
 
@@ -149,6 +157,16 @@ final class InMemoryTraces: TraceReading {
     func groupBlocks(account: AccountID, groupKey: Int64, minutes: Range<Int64>) async throws -> [GroupBlockRow] {
         try await graphBlocks(account: account, minutes: minutes).map {
             GroupBlockRow(version: 1, minute: $0.minute, bytes: $0.bytes)
+        }
+    }
+
+    func lastRemoval(account: AccountID) async throws -> Int64 { state.withLock { Int64($0.removals.count) } }
+
+    func hasRemoved(
+        _ data: RetainedData, account: AccountID, seconds: Range<Int64>, since number: Int64
+    ) async throws -> Bool {
+        state.withLock { state in
+            state.removals.dropFirst(Int(number)).contains { $0.data == data && seconds.overlaps($0.seconds) }
         }
     }
 
