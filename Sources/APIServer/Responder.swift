@@ -49,6 +49,14 @@ final class Responder: Sendable {
                 operation: "Preflight")
         }
         var response = await answer(request)
+        // The daemon says there what it is and where it runs.
+        logger.debug(
+            "answered",
+            metadata: [
+                "operation": "\(response.operation)", "status": "\(response.status)",
+                "request": "\(response.requestID)",
+                "user-agent": "\(request.head.headers.first(name: "user-agent") ?? "")",
+            ])
         response.extraHeaders += cors.headers(for: request.head)
         return response
     }

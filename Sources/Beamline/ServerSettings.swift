@@ -33,6 +33,12 @@ struct ServerSettings {
     var log: LogSettings
     /// Documents per second and account; 0 = no limit.
     var ingestRate: Int
+    /// Requests per second and account, of the other classes; 0 = no limit.
+    var queryRate: Int
+    var controlRate: Int
+    var samplingRate: Int
+    /// Of a request, on the wire.
+    var maxBodyBytes: Int
     var logLevel: String
     /// One line for each listener that was asked for and does not exist in this release.
     var notices: [String] = []
@@ -42,7 +48,8 @@ struct ServerSettings {
         "data-dir", "database-url", "master-key", "node-name", "api", "daemon", "console", "metrics", "otlp-http",
         "otlp-grpc", "account", "region", "host-suffix", "cors-allowed-origins", "max-trace-bytes", "retention-days",
         "log-retention-days",
-        "ingest-rate", "tls-certificate", "tls-key", "log-level", "config",
+        "ingest-rate", "query-rate", "control-rate", "sampling-rate", "max-body-bytes", "tls-certificate", "tls-key",
+        "log-level", "config",
     ]).union(LogSettings.names)
 
     init(_ reader: SettingsReader, role: NodeRole = .standalone) throws {
@@ -123,6 +130,11 @@ struct ServerSettings {
         logRetentionDays = try reader.integer("log-retention-days", default: retentionDays, in: 1...3650)
         log = try LogSettings(reader, partitions: role == .standalone ? 4 : 12, retentionDays: logRetentionDays)
         ingestRate = try reader.integer("ingest-rate", default: 0, in: 0...100_000_000)
+        queryRate = try reader.integer("query-rate", default: 0, in: 0...1_000_000)
+        controlRate = try reader.integer("control-rate", default: 0, in: 0...1_000_000)
+        samplingRate = try reader.integer("sampling-rate", default: 0, in: 0...1_000_000)
+        // A batch of 50 documents of 64 KB must fit.
+        maxBodyBytes = try reader.integer("max-body-bytes", default: 8 << 20, in: 4 << 20...1 << 30)
 
         let (level, levelOrigin) = try reader.text("log-level") ?? ("notice", "--log-level")
         guard Self.logLevels.contains(level) else {

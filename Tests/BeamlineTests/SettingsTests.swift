@@ -51,7 +51,7 @@ private func failure(_ flags: [String: String]) async -> String? {
     ("region", "US East"), ("host-suffix", ".example.test"),
     ("max-trace-bytes", "-1"), ("max-trace-bytes", "500KB"), ("retention-days", "0"), ("partitions", "0"),
     ("partitions", "1.5"),
-    ("ingest-rate", "fast"), ("kafka-brokers", "broker"), ("kafka-brokers", "a:1,,b:2"), ("kafka-topic", "a b"),
+    ("ingest-rate", "fast"), ("query-rate", "-1"), ("control-rate", "5/s"), ("sampling-rate", "1.5"), ("max-body-bytes", "1000"), ("kafka-brokers", "broker"), ("kafka-brokers", "a:1,,b:2"), ("kafka-topic", "a b"),
     ("kafka", "acks"), ("kafka-replication", "0"), ("node-name", ""), ("log-retention-days", "0"), ("log-level", "loud"), ("config", "/nowhere/beamline.yaml"),
 ])
 func `a wrong setting is one sentence that names it`(name: String, value: String) async throws {
