@@ -13,6 +13,8 @@ public struct APIServiceConfiguration: Sendable {
     public var authentication: AuthenticationSettings
     /// `xray.example.test`: then `210987654321.xray.example.test` names account 210987654321. Nil turns that off.
     public var hostSuffix: String?
+    /// Web pages of these origins (`https://console.example.com`) may call the API from a browser. None: no CORS at all.
+    public var allowedOrigins: [String]
     public var limits: Limits
     public var timeouts: Timeouts
     /// Rate limits per class and account; a class without one is not limited.
@@ -73,7 +75,7 @@ public struct APIServiceConfiguration: Sendable {
     public init(
         host: String = "127.0.0.1", port: Int = 2000, tls: TLSFiles? = nil,
         authentication: AuthenticationSettings = AuthenticationSettings(),
-        hostSuffix: String? = nil, limits: Limits = Limits(), timeouts: Timeouts = Timeouts(),
+        hostSuffix: String? = nil, allowedOrigins: [String] = [], limits: Limits = Limits(), timeouts: Timeouts = Timeouts(),
         rateLimits: [OperationClass: RateLimit] = [:],
         clock: @escaping @Sendable () -> Micros = { SystemClock.now() }
     ) {
@@ -82,6 +84,7 @@ public struct APIServiceConfiguration: Sendable {
         self.tls = tls
         self.authentication = authentication
         self.hostSuffix = hostSuffix
+        self.allowedOrigins = allowedOrigins
         self.limits = limits
         self.timeouts = timeouts
         self.rateLimits = rateLimits

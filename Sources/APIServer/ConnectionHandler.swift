@@ -306,11 +306,14 @@ final class ConnectionHandler: ChannelDuplexHandler {
     private func refuse(_ error: APIError, _ context: ChannelHandlerContext) {
         var method = HTTPMethod.POST
         var operation = "Unknown"
+        var headers: [(name: String, value: String)] = []
         if case .reading(let request) = state {
             method = request.head.method
             operation = shared.responder.operationName(of: request.head)
+            headers = shared.responder.cors.headers(for: request.head)
         }
-        let response = OutgoingResponse(error, requestID: shared.responder.requestIDs.next(), operation: operation)
+        var response = OutgoingResponse(error, requestID: shared.responder.requestIDs.next(), operation: operation)
+        response.extraHeaders = headers
         shared.answered(response, startedAt: requestStartedAt ?? .now())
         requestStartedAt = nil
         state = .handling(Exchange(method: method, version: .http1_1, keepsAlive: false, isAnswerWritten: true))

@@ -40,6 +40,15 @@ struct OutgoingResponse: Sendable {
     /// Name of the operation in metrics and logs.
     var operation: String
 
+    /// 204: nothing but headers.
+    init(emptyWith headers: [(name: String, value: String)], requestID: String, operation: String) {
+        status = 204
+        body = []
+        self.requestID = requestID
+        extraHeaders = headers
+        self.operation = operation
+    }
+
     init(body: [UInt8], headers: [(name: String, value: String)] = [], requestID: String, operation: String) {
         status = 200
         self.body = body
@@ -61,8 +70,10 @@ struct OutgoingResponse: Sendable {
     func head(date: String, connection: String?) -> HTTPResponseHead {
         var headers = HTTPHeaders()
         headers.reserveCapacity(8 + extraHeaders.count)
-        headers.add(name: "Content-Type", value: "application/json")
-        headers.add(name: "Content-Length", value: String(body.count))
+        if status != 204 {  // which has no body, not even an empty one (RFC 9110 §8.6)
+            headers.add(name: "Content-Type", value: "application/json")
+            headers.add(name: "Content-Length", value: String(body.count))
+        }
         headers.add(name: "Date", value: date)
         headers.add(name: "x-amzn-RequestId", value: requestID)
         if let errorType { headers.add(name: "x-amzn-ErrorType", value: errorType) }

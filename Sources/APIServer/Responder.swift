@@ -1,4 +1,4 @@
-// Answers one complete request: route, authentication, decompression, target account, authorization, rate limit,
+// Answers one complete request: preflight, route, authentication, decompression, target account, authorization, rate limit,
 // handler, in the order of `api.md` §1.4. No sockets here; the connection calls it, and it never throws: every failure
 // is an answer.
 
@@ -19,6 +19,7 @@ final class Responder: Sendable {
     private let isReady: @Sendable () -> Bool
     private let logger: Logger
     let requestIDs = RequestIDGenerator()
+    let cors: CORS
     let budget: ByteBudget
 
     init(
@@ -32,6 +33,7 @@ final class Responder: Sendable {
         rateLimiter = RateLimiter(configuration.rateLimits)
         self.isReady = isReady
         self.logger = logger
+        cors = CORS(allowedOrigins: configuration.allowedOrigins)
         budget = ByteBudget(limit: configuration.limits.bytesInFlight)
     }
 
@@ -41,6 +43,25 @@ final class Responder: Sendable {
     }
 
     func respond(to request: IncomingRequest) async -> OutgoingResponse {
+        if cors.isPreflight(request.head) {
+            return OutgoingResponse(
+                emptyWith: cors.preflightHeaders(for: request.head), requestID: requestIDs.next(),
+                operation: "Preflight")
+        }
+        var response = await answer(request)
+        // The daemon says there what it is and where it runs.
+        logger.debug(
+            "answered",
+            metadata: [
+                "operation": "\(response.operation)", "status": "\(response.status)",
+                "request": "\(response.requestID)",
+                "user-agent": "\(request.head.headers.first(name: "user-agent") ?? "")",
+            ])
+        response.extraHeaders += cors.headers(for: request.head)
+        return response
+    }
+
+    private func answer(_ request: IncomingRequest) async -> OutgoingResponse {
         let requestID = requestIDs.next()
         let route = Route(request.target, method: request.head.method, operations: operations)
         do throws(APIError) {

@@ -186,10 +186,17 @@ final class BatchFold {
                 document: Array(entry.value)))
     }
 
+    /// A new trace.
+    private func begin(_ touched: inout Touched, _ groups: GroupFold) {
+        touched.state.version = 0
+        touched.state.isIndexed = groups.isIndexed(
+            touched.key, receivedAt: touched.records.first?.entry.receivedAt ?? .max)
+    }
+
     /// Reads the traces that the cache did not have; one that is not stored either is new.
     private func load(_ touched: inout [Touched], _ groups: GroupFold) async throws(TraceStoreError) {
         for index in touched.indices where touched[index].state.version < 0 {
-            if stored?.insert(touched[index].key) == true { touched[index].state.version = 0 }
+            if stored?.insert(touched[index].key) == true { begin(&touched[index], groups) }
         }
         let unknown = touched.indices.filter { touched[$0].state.version < 0 }
         for (account, places) in Dictionary(grouping: unknown, by: { touched[$0].key.account }) {
@@ -197,10 +204,8 @@ final class BatchFold {
             let byID = Dictionary(stored.map { ($0.id, $0) }) { $1 }
             var consumers: [TraceID] = []
             for place in places {
-                touched[place].state.version = 0
                 guard let found = byID[touched[place].key.id] else {
-                    touched[place].state.isIndexed = groups.isIndexed(
-                        touched[place].key, receivedAt: touched[place].records.first?.entry.receivedAt ?? .max)
+                    begin(&touched[place], groups)
                     continue
                 }
                 touched[place].state.isIndexed = found.isIndexed

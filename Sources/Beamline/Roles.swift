@@ -131,11 +131,19 @@ struct Roles {
         }
         var configuration = APIServiceConfiguration(
             host: address.host, port: address.port, tls: settings.tls,
-            authentication: AuthenticationSettings(region: settings.region), hostSuffix: settings.hostSuffix)
-        if settings.ingestRate > 0 {
-            let rate = Double(settings.ingestRate)
-            configuration.rateLimits[.ingest] = .init(rate: rate, burst: 2 * rate)
+            authentication: AuthenticationSettings(region: settings.region), hostSuffix: settings.hostSuffix,
+            allowedOrigins: settings.allowedOrigins)
+        // How much at once: `api.md` §1.5.
+        let rates: [(OperationClass, perSecond: Int, seconds: Double)] = [
+            (.ingest, settings.ingestRate, 2), (.query, settings.queryRate, 2), (.sampling, settings.samplingRate, 2),
+            (.control, settings.controlRate, 4),
+        ]
+        for (operationClass, perSecond, seconds) in rates where perSecond > 0 {
+            configuration.rateLimits[operationClass] = .init(rate: Double(perSecond), burst: seconds * Double(perSecond))
         }
+        configuration.limits.bodyBytes = settings.maxBodyBytes
+        configuration.limits.decompressedBodyBytes = 2 * settings.maxBodyBytes
+        configuration.limits.bytesInFlight = max(configuration.limits.bytesInFlight, 4 * settings.maxBodyBytes)
         let service = APIService(
             operations: operations, directory: directory, configuration: configuration, isReady: isReady,
             observe: { [metrics] operation, status, seconds in

@@ -32,13 +32,38 @@ struct APIOptions: ParsableArguments {
     @Option(help: "HOST:PORT of the X-Ray API, or off. (default: 127.0.0.1:2000)")
     var api: String?
     @Option(
+        help:
+            "Origins of web pages that may call the API from a browser (CORS), with commas: https://console.example.com. (default: none)"
+    )
+    var corsAllowedOrigins: String?
+    @Option(
         help: "PEM file with the certificate of the X-Ray API: it then speaks TLS, HTTP/2 and HTTP/1.1. (default: none)"
     )
     var tlsCertificate: String?
     @Option(help: "PEM file with the key of --tls-certificate. Both are read again at SIGHUP. (default: none)")
     var tlsKey: String?
+    @Option(
+        help:
+            "Reads per second and account before ThrottledException, 0 for no limit; twice as many at once. (default: 0)"
+    )
+    var queryRate: String?
+    @Option(
+        help:
+            "Changes of groups, tags and rules per second and account, 0 for no limit; four times at once. (default: 0)"
+    )
+    var controlRate: String?
+    @Option(help: "Calls of samplers and telemetry per second and account, 0 for no limit; twice at once. (default: 0)")
+    var samplingRate: String?
+    @Option(help: "Largest request body in bytes, twice as much when decompressed. (default: 8388608)")
+    var maxBodyBytes: String?
 
-    var flags: [String: String?] { ["api": api, "tls-certificate": tlsCertificate, "tls-key": tlsKey] }
+    var flags: [String: String?] {
+        [
+            "query-rate": queryRate, "control-rate": controlRate, "sampling-rate": samplingRate,
+            "max-body-bytes": maxBodyBytes, "api": api, "cors-allowed-origins": corsAllowedOrigins,
+            "tls-certificate": tlsCertificate, "tls-key": tlsKey,
+        ]
+    }
 }
 
 /// Of those that take documents in.

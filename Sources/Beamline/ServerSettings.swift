@@ -23,6 +23,8 @@ struct ServerSettings {
     var account: AccountID
     var region: String
     var hostSuffix: String?
+    /// Origins of web pages that may call the API from a browser.
+    var allowedOrigins: [String]
     var tls: TLSFiles?
     /// Bytes; 0 = no limit.
     var maxTraceBytes: Int
@@ -31,6 +33,12 @@ struct ServerSettings {
     var log: LogSettings
     /// Documents per second and account; 0 = no limit.
     var ingestRate: Int
+    /// Requests per second and account, of the other classes; 0 = no limit.
+    var queryRate: Int
+    var controlRate: Int
+    var samplingRate: Int
+    /// Of a request, on the wire.
+    var maxBodyBytes: Int
     var logLevel: String
     /// One line for each listener that was asked for and does not exist in this release.
     var notices: [String] = []
@@ -38,8 +46,10 @@ struct ServerSettings {
     /// Of any role.
     static let names = Set([
         "data-dir", "database-url", "master-key", "node-name", "api", "daemon", "console", "metrics", "otlp-http",
-        "otlp-grpc", "account", "region", "host-suffix", "max-trace-bytes", "retention-days", "log-retention-days",
-        "ingest-rate", "tls-certificate", "tls-key", "log-level", "config",
+        "otlp-grpc", "account", "region", "host-suffix", "cors-allowed-origins", "max-trace-bytes", "retention-days",
+        "log-retention-days",
+        "ingest-rate", "query-rate", "control-rate", "sampling-rate", "max-body-bytes", "tls-certificate", "tls-key",
+        "log-level", "config",
     ]).union(LogSettings.names)
 
     init(_ reader: SettingsReader, role: NodeRole = .standalone) throws {
@@ -97,6 +107,15 @@ struct ServerSettings {
             hostSuffix = suffix
         }
 
+        allowedOrigins = try reader.list("cors-allowed-origins").map { origin, place in
+            guard Self.isOrigin(origin) else {
+                throw CommandFailure(
+                    "\(place) must be origins as browsers send them, such as https://console.example.com, not `\(origin)`"
+                )
+            }
+            return origin
+        }
+
         switch (try reader.text("tls-certificate"), try reader.text("tls-key")) {
         case (let certificate?, let key?):
             tls = TLSFiles(
@@ -111,6 +130,11 @@ struct ServerSettings {
         logRetentionDays = try reader.integer("log-retention-days", default: retentionDays, in: 1...3650)
         log = try LogSettings(reader, partitions: role == .standalone ? 4 : 12, retentionDays: logRetentionDays)
         ingestRate = try reader.integer("ingest-rate", default: 0, in: 0...100_000_000)
+        queryRate = try reader.integer("query-rate", default: 0, in: 0...1_000_000)
+        controlRate = try reader.integer("control-rate", default: 0, in: 0...1_000_000)
+        samplingRate = try reader.integer("sampling-rate", default: 0, in: 0...1_000_000)
+        // A batch of 50 documents of 64 KB must fit.
+        maxBodyBytes = try reader.integer("max-body-bytes", default: 8 << 20, in: 4 << 20...1 << 30)
 
         let (level, levelOrigin) = try reader.text("log-level") ?? ("notice", "--log-level")
         guard Self.logLevels.contains(level) else {
@@ -118,6 +142,28 @@ struct ServerSettings {
                 "\(levelOrigin) must be one of \(Self.logLevels.joined(separator: ", ")), not `\(level)`")
         }
         logLevel = level
+    }
+
+    /// Scheme, host in lower case and perhaps a port that is not the scheme's own, nothing else: what browsers send in
+    /// `Origin` is compared byte for byte.
+    private static func isOrigin(_ text: String) -> Bool {
+        guard let scheme = ["https://", "http://"].first(where: { text.hasPrefix($0) }) else { return false }
+        let rest = text.dropFirst(scheme.count)
+        let isAddress = rest.hasPrefix("[")  // of IPv6
+        let end =
+            isAddress ? rest.firstIndex(of: "]").map(rest.index(after:)) : rest.firstIndex(of: ":") ?? rest.endIndex
+        guard let end else { return false }
+        let others = isAddress ? "[]:" : "-._"
+        let isHost = rest[..<end].utf8.allSatisfy {
+            (0x61...0x7A).contains($0) || (0x30...0x39).contains($0) || others.utf8.contains($0)
+        }
+        guard isHost, end != rest.startIndex else { return false }
+        let port = rest[end...]
+        if port.isEmpty { return true }
+        guard port.first == ":", let number = UInt16(port.dropFirst()), number > 0, ":\(number)" == port else {
+            return false
+        }
+        return number != (scheme == "https://" ? 443 : 80)
     }
 
     static var hostName: String {

@@ -63,6 +63,17 @@ struct SettingsReader {
         return nil
     }
 
+    /// Values with commas between them, or a list of the file; each with the place it came from.
+    func list(_ setting: String) throws -> [(value: String, origin: String)] {
+        if let (text, origin) = try text(setting) {
+            return text.split(separator: ",", omittingEmptySubsequences: false).map {
+                ($0.trimmingCharacters(in: .whitespaces), origin)
+            }
+        }
+        guard let file, let filePath, let values = file.stringArray(forKey: ConfigKey([setting])) else { return [] }
+        return values.map { ($0, "`\(setting)` in \(filePath)") }
+    }
+
     func string(_ setting: String, default fallback: String) throws -> String { try text(setting)?.value ?? fallback }
 
     /// A whole number within bounds.

@@ -99,6 +99,21 @@ public final class QueryService: Sendable {
         }
     }
 
+    /// Where a walk over several pages begins, as retention counts.
+    func lastRemoval(account: AccountID) async throws(APIError) -> Int64 {
+        try await read("removals") { try await reading.lastRemoval(account: account) }
+    }
+
+    /// - Parameter seconds: what a token had yet to give.
+    func checkNothingWasRemoved(
+        _ data: RetainedData, seconds: Range<Int64>, since number: Int64, token: String, account: AccountID
+    ) async throws(APIError) {
+        let isRemoved = try await read("removals") {
+            try await reading.hasRemoved(data, account: account, seconds: seconds, since: number)
+        }
+        if isRemoved { throw PageToken.pointsToRemoved(token) }
+    }
+
     func completeTo(_ partitions: Set<Int>?, _ consistency: ReadConsistency) async throws(APIError) -> Micros {
         let start = now()
         return try await read("log positions") {
@@ -198,8 +213,9 @@ extension QueryService {
             request: request, group: group, hash: requestHash(request.hash, groupKey: group?.key ?? 0), account: account,
             isFresh: isFresh)
         guard let text = request.nextToken else {
+            let removal = try await lastRemoval(account: account)
             let (graph, completeTo) = try await serviceGraph(call)
-            return try answer(call, page: 0, of: graph, completeTo: completeTo)
+            return try answer(call, page: 0, of: graph, completeTo: completeTo, lastRemoval: removal)
         }
         let bytes = try tokens.position(
             in: text, operation: GetServiceGraphRequest.operation, account: account, requestHash: call.hash, now: now())
@@ -207,12 +223,23 @@ extension QueryService {
         if let (graph, completeTo) = snapshots.graph(for: call.key(position.digest), now: now()),
             position.page < graph.pages.count
         {
-            return try answer(call, page: position.page, of: graph, completeTo: completeTo)
+            try await checkNothingWasRemoved(from: call, since: position.lastRemoval, token: text)
+            return try answer(
+                call, page: position.page, of: graph, completeTo: completeTo, lastRemoval: position.lastRemoval)
         }
         let (graph, completeTo) = try await serviceGraph(call)
+        try await checkNothingWasRemoved(from: call, since: position.lastRemoval, token: text)
         // Other nodes than when the walk began: its pages do not fit together any more, the client has to start again.
         guard graph.digest == position.digest, position.page < graph.pages.count else { throw PageToken.invalid(text) }
-        return try answer(call, page: position.page, of: graph, completeTo: completeTo)
+        return try answer(
+            call, page: position.page, of: graph, completeTo: completeTo, lastRemoval: position.lastRemoval)
+    }
+
+    /// Of a graph: the pages that were given contain what is gone, those that are to come would not.
+    private func checkNothingWasRemoved(from call: GraphCall, since number: Int64, token: String) async throws(APIError) {
+        try await checkNothingWasRemoved(
+            call.group == nil ? .graph : .groups, seconds: call.request.window, since: number, token: token,
+            account: call.account)
     }
 
     private struct GraphCall {
@@ -267,11 +294,11 @@ extension QueryService {
     }
 
     private func answer(
-        _ call: GraphCall, page: Int, of graph: ServiceGraphPages, completeTo: Micros
+        _ call: GraphCall, page: Int, of graph: ServiceGraphPages, completeTo: Micros, lastRemoval: Int64
     ) throws(APIError) -> QueryAnswer {
         var nextToken: String?
         if page + 1 < graph.pages.count {
-            let position = GraphPosition(page: page + 1, digest: graph.digest)
+            let position = GraphPosition(page: page + 1, digest: graph.digest, lastRemoval: lastRemoval)
             nextToken = try tokens.seal(
                 PageToken(
                     operation: GetServiceGraphRequest.operation, account: call.account, requestHash: call.hash,
@@ -285,23 +312,29 @@ extension QueryService {
     }
 }
 
-/// Position of a page token of `GetServiceGraph`: which page of which graph.
+/// Position of a page token of `GetServiceGraph`: which page of which graph, and the last removal by retention before it.
 private struct GraphPosition {
     var page: Int
     var digest: [UInt8]
+    var lastRemoval: Int64
 
-    init(page: Int, digest: [UInt8]) {
+    init(page: Int, digest: [UInt8], lastRemoval: Int64) {
         self.page = page
         self.digest = digest
+        self.lastRemoval = lastRemoval
     }
 
     init?(_ bytes: [UInt8]) {
-        guard bytes.count == 20 else { return nil }
+        guard bytes.count == 28 else { return nil }
         page = bytes[..<4].reduce(0) { $0 << 8 | Int($1) }
-        digest = Array(bytes[4...])
+        lastRemoval = Int64(bitPattern: bytes[4..<12].reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
+        digest = Array(bytes[12...])
     }
 
-    var bytes: [UInt8] { withUnsafeBytes(of: UInt32(page).bigEndian) { Array($0) } + digest }
+    var bytes: [UInt8] {
+        withUnsafeBytes(of: UInt32(page).bigEndian) { Array($0) }
+            + withUnsafeBytes(of: lastRemoval.bigEndian) { Array($0) } + digest
+    }
 }
 
 // MARK: - GetEncryptionConfig

@@ -66,6 +66,7 @@ extension QueryService {
             for found in wanted {
                 guard let trace = stored[found.id] else {
                     // Removed by retention since.
+                    if let token = request.nextToken { throw PageToken.pointsToRemoved(token) }
                     position = RetrievalPosition(trace: position.trace + 1)
                     continue
                 }
@@ -109,6 +110,7 @@ extension QueryService {
             var forests: [Forest] = []
             for chunk in job.found.chunks(of: limits.chunkTraces) {
                 let stored = try await retrieved(chunk, account: account)
+                if let token = request.nextToken, stored.count < chunk.count { throw PageToken.pointsToRemoved(token) }
                 forests += chunk.compactMap { stored[$0.id]?.forest }
                 await Task.yield()
             }

@@ -57,6 +57,14 @@ public struct StoredTraceReading: TraceReading {
 
     public func groupSet(account: AccountID) async throws -> GroupSet { try await store.groups(account: account) }
 
+    public func lastRemoval(account: AccountID) async throws -> Int64 { try await store.lastRemoval(account: account) }
+
+    public func hasRemoved(
+        _ data: RetainedData, account: AccountID, seconds: Range<Int64>, since number: Int64
+    ) async throws -> Bool {
+        try await store.hasRemoved(data, account: account, seconds: seconds, since: number)
+    }
+
     public func partition(of id: TraceID) -> Int { LogPartition.of(id, count: log.partitionCount) }
 
     public func partitions(of id: TraceID) -> Set<Int> {

@@ -18,26 +18,36 @@ extension QueryService {
         let group = try await memberGroup(request.group, account: account)
         let hash = requestHash(request.hash, groupKey: group?.key ?? 0)
         var window = request.window
+        let removal: Int64
         if let text = request.nextToken {
             let bytes = try tokens.position(
                 in: text, operation: GetTimeSeriesServiceStatisticsRequest.operation, account: account,
                 requestHash: hash, now: now())
             // Labels of the next page lie below this one; a bucket's own minutes are never cut.
-            guard bytes.count == 8 else { throw PageToken.invalid(text) }
-            let bound = Int64(bitPattern: bytes.reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
-            window = window.lowerBound..<min(max(bound, window.lowerBound), window.upperBound)
+            guard bytes.count == 16 else { throw PageToken.invalid(text) }
+            let numbers = [bytes[..<8], bytes[8...]].map { bytes in
+                Int64(bitPattern: bytes.reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
+            }
+            window = window.lowerBound..<min(max(numbers[0], window.lowerBound), window.upperBound)
+            removal = numbers[1]
+        } else {
+            removal = try await lastRemoval(account: account)
         }
         let completeTo = try await completeTo(nil, isFresh ? .fresh : .atOnce)
         let series = try await series(
             selector, window: window, request: request, group: group, account: account)
+        if let token = request.nextToken {
+            try await checkNothingWasRemoved(
+                group == nil ? .graph : .groups, seconds: window, since: removal, token: token, account: account)
+        }
         let points = series.points.prefix(GetTimeSeriesServiceStatisticsRequest.pagePoints)
         var nextToken: String?
         if points.count < series.points.count, let last = points.last {
             // The newest minute of the next bucket is at the start of this one.
-            let bound = UInt64(bitPattern: last.time - request.period + 1)
+            let bound = last.time - request.period + 1
             let token = PageToken(
                 operation: GetTimeSeriesServiceStatisticsRequest.operation, account: account, requestHash: hash,
-                position: withUnsafeBytes(of: bound.bigEndian) { Array($0) })
+                position: [bound, removal].flatMap { withUnsafeBytes(of: $0.bigEndian) { Array($0) } })
             nextToken = try tokens.seal(token, now: now())
         }
         var isOfService = false

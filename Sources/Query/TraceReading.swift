@@ -35,6 +35,14 @@ public protocol TraceReading: Sendable {
     /// The account's groups as they are now, `Default` among them.
     func groupSet(account: AccountID) async throws -> GroupSet
 
+    /// The number of retention's newest removal of the account; later ones have greater numbers.
+    func lastRemoval(account: AccountID) async throws -> Int64
+
+    /// Whether retention has removed something of a time (seconds) since that removal.
+    func hasRemoved(
+        _ data: RetainedData, account: AccountID, seconds: Range<Int64>, since number: Int64
+    ) async throws -> Bool
+
     /// The partition a trace lives in.
     func partition(of id: TraceID) -> Int
 

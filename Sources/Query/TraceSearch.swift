@@ -24,29 +24,46 @@ extension QueryService {
             guard let opened = SearchPosition(bytes) else { throw PageToken.invalid(text) }
             position = opened
             try await checkIsStored(position, token: text, account: account)
+        } else {
+            position.lastRemoval = try await lastRemoval(account: account)
         }
         let completeTo = try await completeTo(nil, isFresh ? .fresh : .atOnce)
         var response = GetTraceSummariesResponse(timeRangeType: request.timeRangeType)
         guard request.filter == .everything else {
             let scan = try await filteredScan(request, from: position, account: account, into: &response)
+            try await checkNothingWasRemoved(request, position, account: account)
             return try answer(request, scan, &response, account: account, completeTo: completeTo)
         }
         let scan = try await scan(request, from: position, account: account)
         let chunks = scan.kept.chunks(of: limits.chunkTraces)
         try await inOrder(chunks) { (chunk) async throws(APIError) in
             // No root any more cannot be: entities are never removed. A trace removed by retention is skipped.
-            try await self.folded(chunk, account: account) { TraceSummary(forest: $0) }
+            try await self.folded(chunk, token: request.nextToken, account: account) { TraceSummary(forest: $0) }
         } use: { _, summaries in
             for case let summary? in summaries { response.append(summary) }
             return true
         }
+        try await checkNothingWasRemoved(request, position, account: account)
         return try answer(request, scan, &response, account: account, completeTo: completeTo)
     }
 
     /// A token points to a trace, and only retention removes traces.
     private func checkIsStored(_ position: SearchPosition, token: String, account: AccountID) async throws(APIError) {
         guard let last = position.last, try await traces([last.id], account: account).isEmpty else { return }
-        throw .invalidRequest(PageToken.invalid(token).message + ": the traces it points to are no longer kept")
+        throw PageToken.pointsToRemoved(token)
+    }
+
+    /// A token promises what lay behind its position when the walk began. Asked after the page is read: what was removed
+    /// while it was read counts as well.
+    private func checkNothingWasRemoved(
+        _ request: GetTraceSummariesRequest, _ start: SearchPosition, account: AccountID
+    ) async throws(APIError) {
+        guard let token = request.nextToken, let last = start.last else { return }
+        let end = min(last.clock / 1_000_000 + 1, request.window.upperBound)
+        try await checkNothingWasRemoved(
+            RetainedData(TimeRangeType(request.timeRangeType)),
+            seconds: request.window.lowerBound..<max(end, request.window.lowerBound), since: start.lastRemoval,
+            token: token, account: account)
     }
 
     private func answer(
@@ -185,7 +202,7 @@ extension QueryService {
         let rate = request.sampling.rate
         let kept = candidates.map(\.id).filter { rate >= 1 || $0.samplingFraction < rate }
         guard !kept.isEmpty else { return [:] }
-        let matching = try await folded(kept, account: account) { forest in
+        let matching = try await folded(kept, token: request.nextToken, account: account) { forest in
             search.filter.matches(TraceFacts(forest: forest), groups: search.groups, endedIn: search.endedIn)
                 ? TraceSummary(forest: forest) : nil
         }
@@ -193,13 +210,15 @@ extension QueryService {
     }
 
     /// What `body` makes of each of the traces that are stored, in their order; the traces are let go.
+    /// - Parameter token: of the request: retention removes documents before traces, so one without any is being removed.
     private func folded<Value: Sendable>(
-        _ ids: [TraceID], account: AccountID, _ body: (Forest) -> Value
+        _ ids: [TraceID], token: String?, account: AccountID, _ body: (Forest) -> Value
     ) async throws(APIError) -> [Value] {
         try await gate.withUnits(ids.count) { () async throws(APIError) in
             let folder = TraceFolder()
             var results: [Value] = []
             for (index, trace) in try await traces(ids, account: account).enumerated() {
+                if let token, trace.documents.isEmpty { throw PageToken.pointsToRemoved(token) }
                 results.append(body(folder.fold(trace, account: account).forest))
                 // Giving way costs as much as folding a small trace.
                 if index % 8 == 7 || trace.documents.count > 100 { await Task.yield() }
@@ -300,24 +319,28 @@ private struct SearchScan {
     }
 }
 
-/// Position of a page token of `GetTraceSummaries`: the last scanned trace, and how many were scanned on all pages so far.
+/// Position of a page token of `GetTraceSummaries`: the last scanned trace, how many were scanned on all pages so far, and
+/// the last removal by retention before the first page.
 struct SearchPosition: Equatable {
     var last: SummaryCandidate?
     var scannedTraces = 0
+    var lastRemoval: Int64 = 0
 
     init() {}
 
     init?(_ bytes: [UInt8]) {
-        guard bytes.count == 32, let id = TraceID(uuidBytes: bytes[8..<24]) else { return nil }
+        guard bytes.count == 40, let id = TraceID(uuidBytes: bytes[8..<24]) else { return nil }
         func number(_ range: Range<Int>) -> Int64 {
             Int64(bitPattern: bytes[range].reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
         }
         last = SummaryCandidate(id: id, clock: number(0..<8))
         scannedTraces = Int(number(24..<32))
+        lastRemoval = number(32..<40)
     }
 
     var bytes: [UInt8] {
         func bytes(_ number: Int64) -> [UInt8] { withUnsafeBytes(of: number.bigEndian) { Array($0) } }
         return bytes(last?.clock ?? 0) + (last?.id ?? TraceID(high: 0, low: 0)).uuidBytes + bytes(Int64(scannedTraces))
+            + bytes(lastRemoval)
     }
 }

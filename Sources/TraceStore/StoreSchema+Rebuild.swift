@@ -59,6 +59,8 @@ extension StoreSchema {
     static let keptTables: Set<String> = [
         "dictionaries", "telemetry_records", "settings", "accounts", "access_keys", "inbox_cleared", "schema_version",
         "groups", "group_sets", "tags", "indexing_rules", "indexing_history", "retrievals",
+        // What retention has taken from readers of late.
+        "retention_removals",
         // Who is there, and which log the positions belong to.
         "nodes", "log_source",
         // The log's own.

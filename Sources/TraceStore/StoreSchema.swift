@@ -169,5 +169,6 @@ enum StoreSchema {
         clearedInboxes,
         analysis,
         search,
+        removals,
     ]
 }

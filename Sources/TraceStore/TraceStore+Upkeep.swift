@@ -1,5 +1,5 @@
-// What operators and housekeeping need: the inbox of refused documents, telemetry, settings, sizes, day partitions and
-// retention.
+// What operators and housekeeping need: the inbox of refused documents, telemetry, settings, sizes. Retention has a file of
+// its own.
 
 import PostgreSQL
 import Segments
@@ -111,85 +111,6 @@ extension TraceStore {
         return (0..<rows.rowCount).map {
             TableSize(table: rows.text($0, 0), rowBytes: Int(rows.int($0, 1)), indexBytes: Int(rows.int($0, 2)))
         }
-    }
-
-    // MARK: Days and retention
-
-    /// Creates the day partitions from the day before to two days after.
-    /// - Parameter day: days since 1970.
-    public func prepareDays(around day: Int) async throws(TraceStoreError) {
-        try await createDays((day - 1...day + 2).map { Int32(clamping: $0) })
-    }
-
-    /// Removes what is older than a day: documents by receipt, traces by their newest receipt (their links and moments
-    /// with them), graph blocks by the minute of the observations, search segments by their newest receipt, inbox and telemetry by receipt. In small steps.
-    /// - Parameter day: days since 1970; this and later days stay.
-    public func removeDays(before day: Int) async throws(TraceStoreError) {
-        // Dropping a child locks the parent for a moment; if a long reader is in the way, the next round tries again.
-        let timeout = PostgresStatement("SELECT set_config('lock_timeout', '2000', true)")
-        var drop = PostgresStatement("SELECT day_partitions_drop('trace_documents', $1)")
-        drop.bind(Int32(clamping: day))
-        try await change(timeout, drop)
-        days.forgetAll()
-
-        let second = Int64(day) * 86_400
-        let steps: [(sql: String, bound: Int64)] = [
-            ("""
-             WITH old AS MATERIALIZED (
-                 SELECT account, trace_id FROM traces WHERE account = $1 AND event_second < $2 LIMIT 2000),
-             gone AS (
-                 DELETE FROM traces t USING old WHERE t.account = old.account AND t.trace_id = old.trace_id
-                   AND t.event_second < $2 RETURNING t.account, t.trace_id),
-             moments AS (
-                 DELETE FROM trace_moments m USING gone WHERE m.account = gone.account AND m.trace_id = gone.trace_id),
-             links AS (
-                 DELETE FROM links l USING gone WHERE l.account = gone.account AND l.consumer_trace = gone.trace_id),
-             members AS (
-                 DELETE FROM group_members m USING gone WHERE m.account = gone.account AND m.trace_id = gone.trace_id)
-             SELECT count(*) FROM gone
-             """, second),
-            // A minute goes as a whole, when nothing of it was received within the retention: parts of it would be a wrong sum.
-            (Self.removeBlocks("graph_blocks", sameSum: ""), Int64(day)),
-            (Self.removeBlocks("group_blocks", sameSum: " AND o.group_key = b.group_key"), Int64(day)),
-            (Self.remove("group_counts", "minute"), Int64(day) * 1440),
-            (Self.remove("retrievals", "created_at"), second * 1_000_000),
-            // All its traces have gone; of a segment that has others too, candidates without a trace are left out.
-            (Self.remove("search_segments", "receipt_last"), second),
-            (Self.remove("inbox", "received_at"), second * 1_000_000),
-            (Self.remove("telemetry_records", "received_at"), second * 1_000_000),
-        ]
-        for account in try await accountsWithData() {
-            for step in steps {
-                var removed: Int64 = 1
-                while removed > 0, !Task.isCancelled {
-                    var statement = PostgresStatement(step.sql)
-                    statement.bind(account)
-                    statement.bind(step.bound)
-                    removed = try await change(statement)[0].int(0, 0)
-                }
-            }
-        }
-    }
-
-    private static func removeBlocks(_ table: String, sameSum: String) -> String {
-        """
-        WITH gone AS (
-            DELETE FROM \(table) WHERE ctid = ANY (ARRAY(
-                SELECT ctid FROM \(table) b WHERE account = $1 AND minute < $2 * 1440 AND NOT EXISTS (
-                    SELECT FROM \(table) o
-                    WHERE o.account = b.account AND o.minute = b.minute\(sameSum) AND o.received_day >= $2)
-                LIMIT 2000)) RETURNING 1)
-        SELECT count(*) FROM gone
-        """
-    }
-
-    private static func remove(_ table: String, _ column: String) -> String {
-        """
-        WITH gone AS (
-            DELETE FROM \(table) WHERE ctid = ANY (ARRAY(
-                SELECT ctid FROM \(table) WHERE account = $1 AND \(column) < $2 LIMIT 2000)) RETURNING 1)
-        SELECT count(*) FROM gone
-        """
     }
 
     /// Accounts found in the data, whether the directory knows them or not.

@@ -63,6 +63,13 @@ public struct PageToken: Equatable, Sendable {
     }
 }
 
+extension PageToken {
+    /// Retention has removed a part of what the token had yet to give: going on would show a part as the whole.
+    public static func pointsToRemoved(_ token: String) -> APIError {
+        .invalidRequest(invalid(token).message + ": a part of what it points to is no longer kept")
+    }
+}
+
 /// Seals and opens page tokens with AES-256-GCM.
 public struct PageTokenSealer: Sendable {
     private let key: SymmetricKey

@@ -112,6 +112,24 @@ private func withTLSServer<Result: Sendable>(
         }
     }
 
+    // If this fails, a page of another origin hangs over HTTP/2: an answer without a body ends with its headers.
+    @Test func `a preflight is answered with headers alone`() async throws {
+        try await withTLSServer({ $0.allowedOrigins = ["https://console.example.com"] }) { server, certificate in
+            let client = try await HTTP2Client.connect(to: server, trusting: certificate)
+            var head = HPACKHeaders([(":method", "OPTIONS"), (":path", "/TraceSegments"), (":scheme", "https")])
+            head.add(name: ":authority", value: "127.0.0.1:\(server.port)")
+            head.add(name: "origin", value: "https://console.example.com")
+            client.send(1, head: head, body: nil)
+            let answer = try await client.answer(1)
+            #expect(answer.status == 204 && answer.bodyBytes == 0)
+            #expect(answer.headers["access-control-allow-origin"] == "https://console.example.com")
+            #expect(answer.headers["content-length"] == nil)
+            let served = try await client.exchange(3)
+            #expect(served.status == 200 && served.headers["vary"] == "Origin")
+            await client.close()
+        }
+    }
+
     // If this fails, a busy client cannot use one connection for everything, as SDKs do.
     @Test func `a thousand requests on one connection are all answered, 250 at a time`() async throws {
         try await withTLSServer { server, certificate in

@@ -1,12 +1,11 @@
 """Groups: the five operations with boto3 and the AWS CLI, who becomes a member, and graphs of members only."""
 
-import json
 import time
 
 import botocore.exceptions
 import pytest
 
-from beamline import FRESH, counts, edge, node, segment, subsegment, trace_id, wait_for
+from beamline import FRESH, Server, counts, node, segment, subsegment, trace_id, wait_for
 
 
 def refused(call, **named):
@@ -144,6 +143,45 @@ def test_a_group_graph_has_members_only(account):
     account.read("UpdateGroup", {"GroupName": "faults", "FilterExpression": "error"})
     assert names(account.graph(base, base + 60, GroupName="faults")) == {"shop", "mail", "shipping"}
     assert account.server.verify(base - 60, base + 120, account.account) > 0
+
+
+def test_a_search_by_group_uses_its_filter_as_it_is_now(account):
+    made = account.read("CreateGroup", {"GroupName": "bad", "FilterExpression": "fault"})["Group"]
+    base = int(time.time()) - 600
+    failed, fine = segment(name="web", start=base, fault=True), segment(name="web", start=base + 1)
+    account.put(failed, fine)
+
+    def found(expression):
+        return {summary["Id"] for summary in account.summaries(base, base + 10, FilterExpression=expression)}
+
+    assert found('group.name = "bad"') == {failed["trace_id"]} == found(f'group.arn = "{made["GroupARN"]}"')
+    assert found('group.name != "bad"') == {fine["trace_id"]}
+    assert found('group.name = "Default"') == {failed["trace_id"], fine["trace_id"]} and found('group.name = "nobody"') == set()
+    account.read("UpdateGroup", {"GroupName": "bad", "FilterExpression": "!fault"})
+    assert found('group.name = "bad"') == {fine["trace_id"]}
+
+
+def test_a_rebuild_tests_every_trace_against_the_groups_of_now():
+    server = Server().start()
+    try:
+        caller, base = server.root(), int(time.time()) - 600
+        caller.put(segment(name="before", start=base))
+        caller.summaries(base, base + 1)
+        caller.read("UpdateIndexingRule", {"Name": "Default", "Rule": {"Probabilistic": {"DesiredSamplingPercentage": 0}}})
+        caller.read("UpdateTraceSegmentDestination", {"Destination": "CloudWatchLogs"})
+        caller.put(segment(name="hidden", start=base + 2))
+        caller.read("UpdateTraceSegmentDestination", {"Destination": "XRay"})
+        caller.read("CreateGroup", {"GroupName": "all"})
+        caller.put(segment(name="after", start=base + 1))
+        assert names(caller.graph(base, base + 60, GroupName="all")) == {"after"}
+        server.administer("rebuild")
+        assert names(caller.graph(base, base + 60)) == {"before", "after"}, "the rule is that of the first document"
+        assert names(caller.graph(base, base + 60, GroupName="all")) == {"before", "after"}
+        caller.put(segment(name="later", start=base + 3))
+        assert names(caller.graph(base, base + 60, GroupName="all")) == {"before", "after", "later"}
+        assert server.verify(base - 60, base + 120) > 0
+    finally:
+        server.remove()
 
 
 def test_a_group_takes_traces_from_its_creation_on_and_stops_at_once(account):

@@ -1,6 +1,7 @@
 """Every operation through boto3 and the AWS CLI: shapes, pages, messages."""
 
 import datetime
+import itertools
 import json
 import re
 import subprocess
@@ -9,7 +10,7 @@ import time
 import botocore.exceptions
 import pytest
 
-from beamline import FRESH, counts, edge, hex_id, node, segment, subsegment, trace_id
+from beamline import FRESH, Server, counts, edge, hex_id, node, segment, subsegment, trace_id
 
 
 def now():
@@ -271,3 +272,32 @@ def test_numbers_and_metadata_come_back_exactly_as_sent(account):
     for part in ('"big":12345678901234567890123', '"small":1e-300', '"over":1e999', '"minus":-0.0', '"keys":{"b":1,"a":2}'):
         assert part in raw
     assert json.loads(raw)["metadata"]["n"]["s"] == "\u0000é😀/"
+
+
+# If this fails, one reader takes the whole server, or an operator cannot say how much a client may send.
+def test_rates_of_each_class_and_the_size_of_a_request_are_settings():
+    server = Server(flags=["--query-rate", "3", "--control-rate", "1", "--sampling-rate", "2", "--max-body-bytes", str(4 << 20), "--log-level", "debug"]).start()
+    try:
+        caller = server.new_account()
+        record = {"TelemetryRecords": [{"Timestamp": time.time()}]}
+        name = itertools.count()
+        for call, burst in [
+            (lambda: caller.call("GetGroups"), 6),
+            (lambda: caller.call("CreateGroup", {"GroupName": f"g{next(name)}"}), 4),
+            (lambda: caller.call("PutTelemetryRecords", record), 4),
+        ]:
+            answers = []
+            while not answers or answers[-1].status == 200:
+                assert len(answers) < 500
+                answers.append(call())
+            assert len(answers) > burst and answers[-1].status == 429 and answers[-1].error == "ThrottledException", answers[-1]
+            assert answers[-1].headers["retry-after"] == "1"
+        assert server.new_account().call("GetGroups").status == 200, "each account has its own"
+        caller.put(segment())
+        body = b"{" + b" " * ((4 << 20) - 2) + b"}"
+        assert caller.post("/TraceSegments", body).message == "Segments can not be empty"
+        assert caller.post("/TraceSegments", body + b" ").error == "RequestEntityTooLargeException"
+        caller.post("/Groups", {}, {"User-Agent": "xray-agent/xray-daemon/3.3.7 exec-env/UNKNOWN OS/linux-amd64"})
+        assert "user-agent=xray-agent/xray-daemon/3.3.7" in server.output.read_text()
+    finally:
+        server.remove()

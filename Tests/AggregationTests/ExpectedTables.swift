@@ -72,26 +72,42 @@ struct ExpectedTables {
         }
     }
 
-    /// The contributions of everything, one block per minute.
-    func blocks() -> [GraphBlock] {
-        let forests = entries.mapValues { Forest($0.trace) }
+    /// What the links of each consumer resolve to.
+    private func facts(_ forests: [TraceID: Forest]) -> [TraceID: [Link: LinkFacts]] {
         func isStored(_ link: Link) -> Bool {
             guard let producer = forests[link.traceID], let index = producer.trace.indexes[link.entityID] else {
                 return false
             }
             return producer.isAttached(index)
         }
-        var sum = Contributions()
-        for forest in forests.values {
+        return forests.mapValues { forest in
             var facts: [Link: LinkFacts] = [:]
             for link in linksInUse(of: forest.trace) {
                 guard let producer = forests[link.traceID] else { continue }
                 facts[link] = linkFacts(
                     of: link.entityID, in: producer, rootIsLinked: rootIsLinked(producer, isResolved: isStored))
             }
-            sum.add(forest, links: facts)
+            return facts
         }
+    }
+
+    /// The contributions of everything, one block per minute.
+    func blocks() -> [GraphBlock] {
+        let forests = entries.mapValues { Forest($0.trace) }
+        let facts = facts(forests)
+        var sum = Contributions()
+        for (id, forest) in forests { sum.add(forest, links: facts[id] ?? [:]) }
         return sum.blocks()
+    }
+
+    /// Rows of `links` that do not say what their links resolve to.
+    private func wrongLinks(in store: TraceStore) async throws -> [String] {
+        let facts = facts(entries.mapValues { Forest($0.trace) })
+        return try await store.links(account: account, ofConsumers: Array(entries.keys)).compactMap { row in
+            let expected = facts[row.consumer]?[Link(traceID: row.target, entityID: row.entity)]
+            guard expected?.encoded != row.facts else { return nil }
+            return "the link of \(row.consumer) to \(row.target) \(row.entity) is \(row.facts == nil ? "not " : "")resolved"
+        }
     }
 
     func graph(_ window: Range<Int64>? = nil) throws -> ServiceGraphResult {
@@ -108,11 +124,16 @@ struct ExpectedTables {
         if served != Dictionary(expected.map { ($0.minute, $0.bytes) }, uniquingKeysWith: { $1 }) {
             found.append("the observations differ")
         }
+        found += try await wrongLinks(in: store)
         let windows = [nil, startSecond..<startSecond + 60, startSecond + 17..<startSecond + 71, 0..<startSecond + 133]
         for window in windows {
             let served = try graphOf(rows.map(\.bytes), window)
             let expected = try graphOf(expected.map(\.bytes), window)
-            if served != expected { found.append("the graph of \(window.map { "\($0)" } ?? "everything") differs") }
+            if served != expected {
+                found.append("the graph of \(window.map { "\($0)" } ?? "everything") differs")
+                found += Self.parts(of: served).subtracting(Self.parts(of: expected)).sorted().map { "served: \($0)" }
+                found += Self.parts(of: expected).subtracting(Self.parts(of: served)).sorted().map { "expected: \($0)" }
+            }
         }
 
         // A trace that only refused documents have seen has a row, so that its limit is remembered.
@@ -153,6 +174,24 @@ struct ExpectedTables {
             }
         }
         return found
+    }
+
+    /// One line for each node and edge.
+    private static func parts(of graph: ServiceGraphResult) -> Set<String> {
+        func name(_ service: GraphService) -> String { "\(service.name) (\(service.type ?? "no type"))" }
+        return Set(
+            graph.services.flatMap { service in
+                var node = service
+                node.edges = []
+                node.referenceID = 0
+                return ["\(node)"]
+                    + service.edges.map { edge in
+                        var edge = edge
+                        let target = name(graph.services[edge.referenceID])
+                        edge.referenceID = 0
+                        return "\(name(service)) → \(target): \(edge)"
+                    }
+            })
     }
 
     private static func state(of trace: Trace) -> [String] {

@@ -43,10 +43,15 @@ private func failure(_ flags: [String: String]) async -> String? {
 @Test(arguments: [
     ("api", "2000"), ("daemon", "udp:1:2"), ("console", "x"), ("metrics", "localhost"), ("otlp-http", "1"),
     ("otlp-grpc", ""),
-    ("account", "12345678901"), ("account", "12345678901x"), ("region", "US East"), ("host-suffix", ".example.test"),
+    ("account", "12345678901"), ("account", "12345678901x"), ("cors-allowed-origins", "*"), ("cors-allowed-origins", ""),
+    ("cors-allowed-origins", "console.example.com"), ("cors-allowed-origins", "https://console.example.com/"),
+    ("cors-allowed-origins", "https://Console.example.com"), ("cors-allowed-origins", "https://a.example,,https://b.example"),
+    ("cors-allowed-origins", "https://a.example:443"), ("cors-allowed-origins", "https://[::1"),
+    ("cors-allowed-origins", "https://a.example:"), ("cors-allowed-origins", "ftp://a.example"),
+    ("region", "US East"), ("host-suffix", ".example.test"),
     ("max-trace-bytes", "-1"), ("max-trace-bytes", "500KB"), ("retention-days", "0"), ("partitions", "0"),
     ("partitions", "1.5"),
-    ("ingest-rate", "fast"), ("kafka-brokers", "broker"), ("kafka-brokers", "a:1,,b:2"), ("kafka-topic", "a b"),
+    ("ingest-rate", "fast"), ("query-rate", "-1"), ("control-rate", "5/s"), ("sampling-rate", "1.5"), ("max-body-bytes", "1000"), ("kafka-brokers", "broker"), ("kafka-brokers", "a:1,,b:2"), ("kafka-topic", "a b"),
     ("kafka", "acks"), ("kafka-replication", "0"), ("node-name", ""), ("log-retention-days", "0"), ("log-level", "loud"), ("config", "/nowhere/beamline.yaml"),
 ])
 func `a wrong setting is one sentence that names it`(name: String, value: String) async throws {
@@ -72,6 +77,23 @@ func `a wrong setting is one sentence that names it`(name: String, value: String
     #expect(try #require(await failure(["config": path])).contains("`retention`"))
     try "retention-days: many\n".write(toFile: path, atomically: true, encoding: .utf8)
     #expect(try #require(await failure(["config": path])).contains("`retention-days` in \(path)"))
+}
+
+// If this fails, a page that was allowed is refused.
+@Test func `origins are parted by commas, or a list of the file`() async throws {
+    let origins = ["https://console.example.com", "http://localhost:3000", "http://[::1]:8080", "http://[::1]"]
+    #expect(try await settings([:]).allowedOrigins == [])
+    #expect(try await settings(["cors-allowed-origins": origins.joined(separator: " , ")]).allowedOrigins == origins)
+    let path = FileManager.default.temporaryDirectory.path + "/beamline-settings-\(UUID().uuidString).yaml"
+    defer { try? FileManager.default.removeItem(atPath: path) }
+    try "cors-allowed-origins: https://a.example, https://b.example\n"
+        .write(toFile: path, atomically: true, encoding: .utf8)
+    #expect(try await settings(["config": path]).allowedOrigins == ["https://a.example", "https://b.example"])
+    try "cors-allowed-origins:\n  - https://a.example\n  - https://b.example\n"
+        .write(toFile: path, atomically: true, encoding: .utf8)
+    #expect(try await settings(["config": path]).allowedOrigins == ["https://a.example", "https://b.example"])
+    try "cors-allowed-origins:\n  - b.example\n".write(toFile: path, atomically: true, encoding: .utf8)
+    #expect(try #require(await failure(["config": path])).contains("`cors-allowed-origins` in \(path)"))
 }
 
 // If this fails, two servers write into one data folder.

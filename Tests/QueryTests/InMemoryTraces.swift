@@ -52,6 +52,10 @@ final class InMemoryTraces: TraceReading {
         var commitsOnWait = false
         var groups: [TraceGroup] = []
         var waits = 0
+        /// Ids whose rows are still there, but not their documents.
+        var withoutDocuments: Set<TraceID> = []
+        /// What retention has removed, by the number of the removal.
+        var removals: [(data: RetainedData, seconds: ClosedRange<Int64>)] = []
     }
 
     static let partitions = 4
@@ -83,7 +87,11 @@ final class InMemoryTraces: TraceReading {
             if let failure = state.failure { throw failure }
             state.largestRead = max(state.largestRead, ids.count)
             if ids.contains(where: state.corrupt.contains) { throw TraceStoreError(.corrupt, "bad row") }
-            return ids.compactMap { stored(account: account, id: $0, state) }
+            return ids.compactMap { id in
+                guard var trace = stored(account: account, id: id, state) else { return nil }
+                if state.withoutDocuments.contains(id) { trace.documents = [] }
+                return trace
+            }
         }
     }
 
@@ -177,6 +185,16 @@ final class InMemoryTraces: TraceReading {
     func groupSet(account: AccountID) async throws -> GroupSet {
         let groups = state.withLock { $0.groups } + [.defaultGroup]
         return GroupSet(revision: 1, groups: groups)
+    }
+
+    func lastRemoval(account: AccountID) async throws -> Int64 { state.withLock { Int64($0.removals.count) } }
+
+    func hasRemoved(
+        _ data: RetainedData, account: AccountID, seconds: Range<Int64>, since number: Int64
+    ) async throws -> Bool {
+        state.withLock { state in
+            state.removals.dropFirst(Int(number)).contains { $0.data == data && seconds.overlaps($0.seconds) }
+        }
     }
 
     func partition(of id: TraceID) -> Int { LogPartition.of(id, count: Self.partitions) }

@@ -276,6 +276,12 @@ private struct StoredRows: TraceReading {
     }
 
     func groupSet(account: AccountID) async throws -> GroupSet { try await memory.groupSet(account: account) }
+    func lastRemoval(account: AccountID) async throws -> Int64 { try await store.lastRemoval(account: account) }
+    func hasRemoved(
+        _ data: RetainedData, account: AccountID, seconds: Range<Int64>, since number: Int64
+    ) async throws -> Bool {
+        try await store.hasRemoved(data, account: account, seconds: seconds, since: number)
+    }
     func storedTraces(account: AccountID, ids: [TraceID]) async throws -> [StoredTrace] { [] }
     func summaryPage(
         account: AccountID, rangeType: TimeRangeType, window: Range<Int64>, after: SummaryCandidate?, limit: Int

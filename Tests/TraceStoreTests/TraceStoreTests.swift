@@ -332,6 +332,56 @@ struct TraceStoreTests {
         }
     }
 
+    // If this fails, readers are not told what retention took from them, or are told of what is still there.
+    @Test func `what retention removes is remembered by every clock`() async throws {
+        try await withStore { (store, states, _) async throws in
+            let day = Micros(86_400_000_000)
+            let old = today - 10 * day
+            var next = batch([states[0].move(to: 5)], [
+                // The clocks of a trace need not agree: its root starts two days before its receipt, an end lies an hour before.
+                change(1, documents: [document("a", receivedAt: old)], ends: [old - day - 3_600_000_000, old - day], root: old - 2 * day),
+                change(2, documents: [document("b", receivedAt: old)], root: nil),
+                change(3, documents: [document("c")], root: old - 2 * day),
+            ])
+            #expect(try await store.commit(next) == .committed)
+            func removed(_ data: RetainedData, _ from: Micros, _ to: Micros, since number: Int64 = 0, of account: AccountID = account)
+                async throws -> Bool
+            {
+                try await store.hasRemoved(data, account: account, seconds: from / 1_000_000..<to / 1_000_000, since: number)
+            }
+            let all = (Micros(0), today + day)
+            #expect(try await store.lastRemoval(account: account) == 0)
+            try await store.removeDays(before: 20_000 - 20)
+            try await store.removeDays(before: 20_000 - 8, isServing: false)
+            #expect(try await store.lastRemoval(account: account) == 0, "nothing that readers saw is gone")
+
+            next = batch([states[0].move(to: 6)], [change(4, documents: [document("d", receivedAt: old)], ends: [old - 2 * day, old], root: old - 3 * day)])
+            next.positions[0].from = 5
+            next.positions[0].receivedThrough = old
+            next.blocks = [GraphBlockDelta(account: account, minute: old / 60_000_000, partition: 0, lastOffset: 5, bytes: [1])]
+            #expect(try await store.commit(next) == .committed)
+            try await store.removeDays(before: 20_000 - 8)
+            let number = try await store.lastRemoval(account: account)
+            #expect(number > 0)
+            let second = Micros(1_000_000)
+            #expect(try await removed(.rootStarts, old - 3 * day, old - 3 * day + second))
+            #expect(try await !removed(.rootStarts, old - 2 * day, all.1), "trace 3 is there")
+            #expect(try await removed(.receipts, old, old + second))
+            #expect(try await !removed(.receipts, all.0, old))
+            #expect(try await removed(.ends, old - 2 * day, old - 2 * day + second), "not only the newest end")
+            #expect(try await removed(.ends, old, old + second))
+            #expect(try await !removed(.ends, old - day - second, old - day + second), "between them nothing")
+            #expect(try await store.graphBlocks(account: account, minutes: 0..<Int64.max).isEmpty)
+            #expect(try await removed(.graph, old / 60_000_000 * 60_000_000 + 59 * second, all.1))
+            #expect(try await !removed(.graph, all.0, old / 60_000_000 * 60_000_000))
+            #expect(try await !removed(.groups, all.0, all.1))
+            for data in [RetainedData.rootStarts, .receipts, .ends, .graph] {
+                #expect(try await !removed(data, all.0, all.1, since: number))
+                #expect(try await !removed(data, all.0, all.1, of: AccountID(rawValue: 5)))
+            }
+        }
+    }
+
     // If this fails, a read after an acknowledgement does not see it, or waits its full time for nothing.
     @Test func `waiting for positions ends when another process commits`() async throws {
         try await withStore { (store, states, configuration) async throws in

@@ -102,7 +102,7 @@ public struct Rebuild: Sendable {
         report(RebuildProgress(.links))
         try await crew.work.settleAllLinks()
         await crew.forget()
-        try await new.removeDays(before: firstDay)
+        try await new.removeDays(before: firstDay, isServing: false)
         try await tables.finishLoading(outcome.plan)
 
         report(RebuildProgress(.comparison))
