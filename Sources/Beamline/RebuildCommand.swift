@@ -18,6 +18,9 @@ struct RebuildCommand: AsyncParsableCommand {
             new tables are compared, and exchanged in one transaction if nothing differs. When something does, it is listed, the old \
             tables go on serving (exit code 1), and the same command with --accept-differences has only to catch up. A rebuild that \
             was killed goes on when the command is given again. What the log no longer has comes from the stored documents.
+            It prints, for each kind of row, how many the old and the new tables have and how many differ: `documents` are the \
+            stored documents trace by trace, `graph minutes` the sums of each minute of the service graph, `facts of links` what \
+            traces know of the traces linked to them; other lines bear the name of their table.
             """)
 
     @OptionGroup var database: DatabaseOptions

@@ -40,11 +40,17 @@ public struct LoadReport {
         lines.append("processor time of the generator: \(rounded(perDocument)) µs a document")
         for (code, count) in totals.refusals.sorted(by: { $0.key < $1.key }) { lines.append("refused with \(code): \(count)") }
         for (error, count) in totals.errors.sorted(by: { $0.key < $1.key }) { lines.append("failed attempts, \(error): \(count)") }
+        if result.isCutShort {
+            lines.append("stopped \(LoadRun.graceSeconds) s after the time to send for: traces that had begun are not whole")
+        }
         if totals.unacknowledgedDocuments > 0 {
             lines.append("\(totals.unacknowledgedDocuments) documents were never acknowledged, so the totals below cannot be exact")
         }
         for check in result.checks {
-            lines.append("check \(check.name): \(check.compared) compared, \(check.passed ? "all equal" : "\(check.differences.count) DIFFER")")
+            let verdict =
+                !check.differences.isEmpty
+                ? "\(check.differences.count) DIFFER" : check.compared == 0 ? "NOTHING was checked" : "all equal"
+            lines.append("check \(check.name): \(check.compared) compared, \(verdict)")
             lines += check.differences.prefix(20).map { "  " + $0 }
         }
         return lines.joined(separator: "\n")
