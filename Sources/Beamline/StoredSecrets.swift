@@ -15,7 +15,7 @@ func openMasterKey(at path: String, store: TraceStore, isMade: Bool, logger: Log
         guard let key = try MasterKey.loadIfPresent(at: path) else {
             guard stored.isEmpty else {
                 throw CommandFailure(
-                    "there is no master key file \(path), and the database has \(stored.count) access keys stored under one: put that file back from the backup"
+                    "there is no master key file \(path), and the database has \(counted(stored.count, "access key")) stored under one: put that file back from the backup"
                 )
             }
             return try MasterKey.load(at: path)
@@ -33,7 +33,7 @@ private func requireOpening(_ stored: [StoredAccessKey], _ key: MasterKey, _ pat
     guard let first = sealed.first else { return }
     guard sealed.count < stored.count else {
         throw CommandFailure(
-            "the master key \(path) opens none of the \(stored.count) stored access keys: it belongs to another database; put the right file back from the backup"
+            "the master key \(path) opens none of \(counted(stored.count, "stored access key")): it belongs to another database; put the right file back from the backup"
         )
     }
     logger.error(

@@ -102,7 +102,7 @@ def test_no_server_starts_without_the_master_key_of_its_database(own):
     assert "there is no master key file" in start_fails(own) and not key.exists()
     key.write_bytes(os.urandom(32))
     key.chmod(0o600)
-    assert "opens none of the 1 stored access keys" in start_fails(own)
+    assert "opens none of 1 stored access key:" in start_fails(own)
     for command in (["key", "create", "123456789012"], ["account", "create", OTHER, "--credentials", own.base / "x"]):
         done = own.administer(*command, check=False)
         assert done.returncode == 1 and "opens none" in done.stderr
@@ -120,7 +120,7 @@ def test_no_node_starts_without_the_master_key_of_its_database(database):
         ingest.stop()
         missing = cluster.folder / "missing.key"
         done = run("migrate", "--database-url", cluster.url, "--master-key", missing, check=False)
-        assert done.returncode == 1 and "access keys stored under one" in done.stderr and not missing.exists()
+        assert done.returncode == 1 and "access key stored under one" in done.stderr and not missing.exists()
         wrong = cluster.folder / "wrong.key"
         wrong.write_bytes(os.urandom(32))
         wrong.chmod(0o600)
