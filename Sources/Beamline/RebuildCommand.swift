@@ -33,8 +33,8 @@ struct RebuildCommand: AsyncParsableCommand {
     var from: String?
     @Flag(help: "Throw away what an earlier run has begun.") var restart = false
     @Flag(help: "Exchange the tables also when they differ.") var acceptDifferences = false
-    @Option(help: "As of the aggregators: bytes of a trace, 0 = no limit.") var maxTraceBytes = 512_000
-    @Option(help: "As of the aggregators: days counted from receipt.") var retentionDays = 30
+    @Option(parsing: .unconditional, help: "As of the aggregators: bytes of a trace, 0 = no limit.") var maxTraceBytes = 512_000
+    @Option(parsing: .unconditional, help: "As of the aggregators: days counted from receipt.") var retentionDays = 30
 
     func validate() throws {
         if maxTraceBytes < 0 { throw ValidationError("--max-trace-bytes must be at least 0") }

@@ -34,6 +34,7 @@ public struct LoadReport {
         if let visibility = result.visibility {
             lines.append("acknowledged to visible in summaries, ms: " + line(visibility.summaries) + " (\(visibility.probes) probes)")
             lines.append("acknowledged to visible in the graph, ms: " + line(visibility.graph))
+            if visibility.probes == 0 { lines.append("NO probe was acknowledged, so nothing is known of visibility") }
             if visibility.timedOut > 0 { lines.append("\(visibility.timedOut) probes were NOT visible within 20 s") }
         }
         let perDocument = Double(result.generatorCPUMicros) / Double(max(1, totals.acknowledgedDocuments))

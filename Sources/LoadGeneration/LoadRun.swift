@@ -60,7 +60,7 @@ public struct LoadResult: Sendable {
     public var sendingSeconds: Double { Double(max(1, totals.lastAcknowledgement - startedAt)) / 1e6 }
     public var isGood: Bool {
         checks.allSatisfy(\.passed) && totals.unacknowledgedDocuments == 0 && totals.refusals.isEmpty && !totals.isCutShort
-            && !(options.untilComplete && completeAt == nil) && visibility?.timedOut ?? 0 == 0
+            && !(options.untilComplete && completeAt == nil) && visibility.map { $0.probes > 0 && $0.timedOut == 0 } ?? true
     }
 }
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from beamline import BINARY, Cluster, Server, free_port, run, segment, temporary_folder, trace_id
+from beamline import BINARY, Cluster, Server, free_port, run, segment, temporary_folder, trace_id, wait_for
 
 OTHER = "210987654321"
 
@@ -293,6 +293,7 @@ def test_a_dump_of_a_running_standalone_goes_into_an_empty_database(own, databas
         done = run("verify", "--from", int(time.time()) - 60, "--database-url", url)
         assert "no difference" in done.stdout
         caller.put(segment(name="after"))
-        assert len(caller.summaries(int(time.time()) - 60, int(time.time()) + 1)) == 2
+        # The dump has the leases of the server that was running; they end within five seconds.
+        wait_for(lambda: len(caller.summaries(int(time.time()) - 60, int(time.time()) + 1)) == 2, 15, "a new trace beside the restored one")
     finally:
         restored.stop()
