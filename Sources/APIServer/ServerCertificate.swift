@@ -1,6 +1,7 @@
 // The certificate and key of the TLS listener: read from two PEM files at start, and again whenever the service is told
 // to, so that a renewed certificate needs no restart. Connections keep the one they began with.
 
+import Glibc
 import Logging
 import NIOCore
 import NIOSSL
@@ -55,6 +56,7 @@ final class ServerCertificate: Sendable {
         do {
             chain = try NIOSSLCertificate.fromPEMFile(files.certificatePath)
         } catch {
+            try requireFile(files.certificatePath, of: "--tls-certificate")
             throw TLSFilesError(
                 description: "cannot read the certificate \(files.certificatePath) (--tls-certificate): "
                     + "\(reason(error)); it must be a PEM file with the server's certificate first")
@@ -67,6 +69,7 @@ final class ServerCertificate: Sendable {
         do {
             key = try NIOSSLPrivateKey(file: files.keyPath, format: .pem)
         } catch {
+            try requireFile(files.keyPath, of: "--tls-key")
             throw TLSFilesError(
                 description: "cannot read the private key \(files.keyPath) (--tls-key): "
                     + "\(reason(error)); it must be a PEM file with one key that is not encrypted")
@@ -84,6 +87,13 @@ final class ServerCertificate: Sendable {
                     "the certificate \(files.certificatePath) (--tls-certificate) and the key \(files.keyPath) "
                     + "(--tls-key) do not belong together: \(reason(error))")
         }
+    }
+
+    /// What the library says of a file that it cannot open leaves that out.
+    private static func requireFile(_ path: String, of flag: String) throws(TLSFilesError) {
+        guard access(path, R_OK) != 0 else { return }
+        let reason = errno == ENOENT ? "the file does not exist" : String(cString: strerror(errno))
+        throw TLSFilesError(description: "cannot read \(path) (\(flag)): \(reason)")
     }
 
     private static func reason(_ error: any Error) -> String {

@@ -37,12 +37,14 @@ public struct MasterKey: Sendable {
     public static func load(at path: String) throws(MasterKeyError) -> MasterKey {
         guard let key = try loadIfPresent(at: path) else {
             throw MasterKeyError(
-                "there is no master key file \(path); put it there, or start the server once to make one")
+                "there is no master key file \(path); put that of the database there, or, for a new database, `beamline migrate --master-key \(path)` makes it"
+            )
         }
         return key
     }
 
-    private static func loadIfPresent(at path: String) throws(MasterKeyError) -> MasterKey? {
+    /// Reads the key file; nil when there is none.
+    public static func loadIfPresent(at path: String) throws(MasterKeyError) -> MasterKey? {
         let file = Glibc.open(path, O_RDONLY | O_CLOEXEC)
         guard file >= 0 else {
             if errno == ENOENT { return nil }

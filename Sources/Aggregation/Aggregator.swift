@@ -190,7 +190,9 @@ public actor Aggregator: Service {
     private func lose(allBut kept: [Owned]) {
         let lost = partitions.count - kept.count
         guard lost > 0 else { return }
-        logger.warning("another worker has taken partitions over", metadata: ["partitions": "\(lost)"])
+        logger.notice(
+            "partitions are no longer held: another worker has taken them over, or a rebuild has exchanged the tables",
+            metadata: ["partitions": "\(lost)"])
         metrics.leasesMoved(lost, .lost)
         own(kept)
     }

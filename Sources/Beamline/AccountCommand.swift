@@ -13,25 +13,31 @@ struct AccountCommand: AsyncParsableCommand {
 
     struct Create: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Create an account, with a root key if --credentials is given.")
+            abstract: "Create an account, with a root key if --credentials is given.",
+            discussion: "An account that was deleted and is created again sees its old traces, as long as they are kept.")
         @OptionGroup var database: DatabaseOptions
         @Argument(help: "12 digits.") var account: AccountID
         @Option(help: "A name to show.") var name: String?
-        @Option(help: "Write a root access key to this file, AWS shared-credentials format, mode 600.") var credentials:
-            String?
+        @OptionGroup var key: CredentialsOptions
 
         func run() async throws {
-            // Before anything is stored: an account whose key cannot be made would have to be repaired by hand.
-            let masterKey = credentials == nil ? nil : try database.masterKey()
+            let target = key.target
             try await database.withStore { store in
+                // Before anything is stored: an account whose key cannot be made would have to be repaired by hand.
+                try target?.requireFree()
+                let masterKey = target == nil ? nil : try await database.masterKey(of: store)
                 try await store.createAccount(
                     Account(id: account, name: name ?? "\(account)", state: .active, createdAt: SystemClock.now()))
                 print("created account \(account)")
-                guard let credentials, let masterKey else { return }
-                let file = ServerSettings.absolute(credentials)
+                if try await store.hasTraces(account: account) {
+                    print(
+                        "traces of a deleted account \(account) are still stored: the new account sees them until their retention ends"
+                    )
+                }
+                guard let target, let masterKey else { return }
                 let key = try await Directory(store: store, masterKey: masterKey)
-                    .createKey(account: account, user: nil, role: .admin, credentialsFile: file, now: SystemClock.now())
-                print("wrote root key \(key.id) to \(file)")
+                    .createKey(account: account, user: nil, role: .admin, credentials: target, now: SystemClock.now())
+                print("wrote root key \(key.id) to \(target.file.path), profile \(target.profile)")
             }
         }
     }
@@ -75,8 +81,8 @@ struct AccountCommand: AsyncParsableCommand {
     struct Delete: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract:
-                "Delete an account: it is suspended at once and its keys are gone; its traces end with their retention."
-        )
+                "Delete an account and its keys, refused within 30 s; its traces end with their retention.",
+            discussion: "Whoever creates the account again before that sees them.")
         @OptionGroup var database: DatabaseOptions
         @Argument(help: "12 digits.") var account: AccountID
 

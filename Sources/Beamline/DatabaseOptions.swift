@@ -10,13 +10,13 @@ import PrivatePostgreSQL
 import TraceStore
 
 struct DatabaseOptions: ParsableArguments {
-    @Option(name: .customLong("data-dir"), help: "Folder of a standalone server. (default: as of `standalone`)")
+    @Option(name: .customLong("data-dir"), help: "Folder of a standalone server. (default: BEAMLINE_DATA_DIR, else as of `standalone`)")
     var dataFolder: String?
 
-    @Option(help: "An external PostgreSQL (postgresql://user@host/database).")
+    @Option(help: "An external PostgreSQL (postgresql://user@host/database). (default: BEAMLINE_DATABASE_URL)")
     var databaseURL: String?
 
-    @Option(name: .customLong("master-key"), help: "File of the master key. (default: master.key in the data folder)")
+    @Option(name: .customLong("master-key"), help: "File of the master key. (default: BEAMLINE_MASTER_KEY, else master.key in the data folder)")
     var masterKeyFile: String?
 
     var folder: String {
@@ -31,13 +31,25 @@ struct DatabaseOptions: ParsableArguments {
 
     func masterKey() throws -> MasterKey { try MasterKey.load(at: masterKeyPath ?? folder + "/master.key") }
 
+    /// The key that the database's secrets are stored under: nothing is stored under another one.
+    func masterKey(of store: TraceStore) async throws -> MasterKey {
+        try await openMasterKey(
+            at: masterKeyPath ?? folder + "/master.key", store: store, isMade: false, logger: commandLogger)
+    }
+
     /// Calls `body` with the configuration of a database that runs. A private one that does not is started for the call
     /// and stopped after it, under the folder's lock.
     func withDatabase<Result>(_ body: (PostgresConfiguration) async throws -> Result) async throws -> Result {
         if let url = databaseURL ?? (dataFolder == nil ? environmentValue("BEAMLINE_DATABASE_URL") : nil) {
+            try requireConnectionString(url, origin: databaseURL == nil ? "BEAMLINE_DATABASE_URL" : "--database-url")
             return try await body(PostgresConfiguration(url))
         }
         guard PrivateCluster.exists(dataFolder: folder) else {
+            if access(folder, F_OK) == 0, access(folder, R_OK | X_OK) != 0 {
+                throw CommandFailure(
+                    "cannot look into the data folder \(folder): \(String(cString: strerror(errno))); run this as the user whom it belongs to"
+                )
+            }
             throw CommandFailure(
                 "there is no standalone server's data in \(folder); give --data-dir or --database-url, or start `beamline standalone` first"
             )
@@ -79,6 +91,15 @@ struct DatabaseOptions: ParsableArguments {
                 throw error
             }
         }
+    }
+}
+
+/// libpq takes any other word for the name of a database.
+func requireConnectionString(_ text: String, origin: String) throws {
+    guard text.hasPrefix("postgresql://") || text.hasPrefix("postgres://") || text.contains("=") else {
+        throw CommandFailure(
+            "\(origin) must be a URL (postgresql://user@host/database) or settings of libpq (host=… user=… dbname=…), not `\(text)`"
+        )
     }
 }
 

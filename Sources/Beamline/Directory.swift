@@ -12,11 +12,12 @@ struct Directory {
     /// Makes a key for the root of an account or one of its users, and stores it.
     /// - Parameters:
     ///   - user: path and name of the user; nil: the root, who may do everything.
-    ///   - credentialsFile: where to write the key in the AWS shared-credentials format. Written before the key is
-    ///     stored: a crash in between leaves a key that does not work instead of one that nobody knows.
-    func createKey(account: AccountID, user: String?, role: Role, credentialsFile: String?, now: Micros) async throws
-        -> AccessKey
-    {
+    ///   - credentials: where to write the key. Written before the key is stored: a crash in between leaves a key that
+    ///     does not work instead of one that nobody knows.
+    func createKey(
+        account: AccountID, user: String?, role: Role, credentials: CredentialsTarget?, now: Micros
+    ) async throws -> AccessKey {
+        try credentials?.requireFree()
         let principal = user.map { PrincipalARN.user($0, of: account) } ?? PrincipalARN.root(of: account)
         let active = try await store.accessKeys(account: account).filter { $0.principalARN == principal && $0.isActive }
         guard active.count < 2 else {
@@ -25,7 +26,7 @@ struct Directory {
         }
         let key = AccessKey.generate()
         let sealed = try SecretEncryption(masterKey: masterKey).seal(key.secret, accessKeyID: key.id)
-        if let credentialsFile { try writePrivateFile(credentialsText(of: key), to: credentialsFile) }
+        try credentials?.write(key)
         try await store.createAccessKey(
             .init(
                 id: key.id, account: account, principalARN: principal, role: role, createdAt: now,
@@ -39,10 +40,10 @@ struct Directory {
     }
 }
 
-/// Profile `default` of an AWS shared-credentials file.
-func credentialsText(of key: AccessKey) -> String {
+/// A profile of an AWS shared-credentials file.
+func credentialsText(of key: AccessKey, profile: String) -> String {
     """
-    [default]
+    [\(profile)]
     aws_access_key_id = \(key.id)
     aws_secret_access_key = \(key.secret.text)
 

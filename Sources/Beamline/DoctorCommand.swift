@@ -64,10 +64,10 @@ struct DoctorCommand: AsyncParsableCommand {
             if let first = sealed.first {
                 report.fail(
                     "master key",
-                    "it does not open \(sealed.count) of \(keys.count) stored secrets (such as that of \(first.id)): is it the file that belongs to this database?"
+                    "it does not open \(sealed.count) of \(counted(keys.count, "stored secret")) (such as that of \(first.id)): is it the file that belongs to this database?"
                 )
             } else {
-                report.pass("master key", "it opens all \(keys.count) stored secrets")
+                report.pass("master key", keys.isEmpty ? "there is no stored secret yet" : "it opens all of \(counted(keys.count, "stored secret"))")
             }
         } catch {
             report.fail("master key", "\(error)")
@@ -78,7 +78,7 @@ struct DoctorCommand: AsyncParsableCommand {
         do {
             try await database.withLog(log, store: store) { log in
                 let ends = try await log.endOffsets()
-                report.pass("log", "it answers and has \(ends.count) partitions")
+                report.pass("log", "it answers and has \(counted(ends.count, "partition"))")
                 let states = try await store.positions()
                 for state in states
                 where !ends.indices.contains(state.partition) || state.position > ends[state.partition] {
@@ -103,11 +103,13 @@ struct DoctorCommand: AsyncParsableCommand {
             } else if !expired.isEmpty || !free.isEmpty {
                 report.fail(
                     "leases",
-                    "\(expired.count) partitions have an owner that is gone, \(free.count) have none, though \(view.workers.count) aggregators are alive; if this stays so for more than 5 s, look at their logs"
+                    "of the partitions \(expired.count) have an owner that is gone and \(free.count) have none, though there is an aggregator (\(view.workers.count)); if this stays so for more than 5 s, look at their logs"
                 )
             } else {
                 report.pass(
-                    "leases", "\(view.leases.count) partitions have a live owner (\(view.workers.count) aggregators)")
+                    "leases",
+                    "all of \(counted(view.leases.count, "partition")) have a live owner (\(counted(view.workers.count, "aggregator")))"
+                )
             }
         } catch {
             report.fail("leases", "\(error)")

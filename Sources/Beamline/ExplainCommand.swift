@@ -44,7 +44,7 @@ struct ExplainCommand: AsyncParsableCommand {
         let now = Int64(Date().timeIntervalSince1970)
         let start = try VerifyCommand.seconds(from, name: "--from", now: now)
         let end = try to.map { try VerifyCommand.seconds($0, name: "--to", now: now) } ?? now + 1
-        guard start < end else { throw ValidationError("--from must lie before --to") }
+        guard start < end else { throw CommandFailure("--from must lie before --to") }
         let filter: FilterExpression
         do {
             filter = try FilterExpression(parsing: expression)
@@ -56,10 +56,15 @@ struct ExplainCommand: AsyncParsableCommand {
         for line in plan.description.split(separator: "\n") { print("  " + line) }
         guard let rangeType else { return }
         try await database.withStore { store in
+            try await store.requireAccount(account)
             let explanation = try await store.explainSearch(
                 account: account, rangeType: rangeType, window: start..<end, plan: plan)
             if explanation.isUnindexed {
                 print("index       not used: traces stored before it was made may lie in the window")
+            } else if plan == .all {
+                print("index       not used: it does not narrow this expression, so every trace of the window is looked at")
+            } else if plan == .none {
+                print("index       not used: no trace can match")
             } else {
                 print(
                     "index       \(explanation.segmentCount) segments with \(explanation.indexedTraces) traces, \(explanation.bytesRead) bytes read"

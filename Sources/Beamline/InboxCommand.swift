@@ -21,6 +21,7 @@ struct InboxCommand: AsyncParsableCommand {
 
     func run() async throws {
         try await database.withStore { store in
+            if let account { try await store.requireAccount(account) }
             if clear, let account {
                 print("deleted \(try await store.clearInbox(account: account)) documents from the inbox of \(account)")
                 return

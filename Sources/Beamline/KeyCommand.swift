@@ -18,8 +18,7 @@ struct KeyCommand: AsyncParsableCommand {
         @Option(help: "What the key may do: write (send), read (query), read-plus (also retrieval and settings) or admin (everything).") var role: Role = .admin
         @Option(help: "Name of the user it belongs to. (default: the root for admin, else the role's name)") var user:
             String?
-        @Option(help: "Write it to this file, AWS shared-credentials format, mode 600, instead of showing the secret.")
-        var credentials: String?
+        @OptionGroup var credentials: CredentialsOptions
 
         func validate() throws {
             let allowed = "+=,.@_-/"
@@ -36,20 +35,20 @@ struct KeyCommand: AsyncParsableCommand {
         }
 
         func run() async throws {
-            let masterKey = try database.masterKey()
-            let file = credentials.map { ServerSettings.absolute($0) }
+            let target = credentials.target
             try await database.withStore { store in
                 guard try await store.accounts().contains(where: { $0.id == account }) else {
                     throw CommandFailure(
                         "there is no account \(account); create it with `beamline account create \(account)`")
                 }
+                let masterKey = try await database.masterKey(of: store)
                 let key = try await Directory(store: store, masterKey: masterKey).createKey(
                     account: account, user: user ?? (role == .admin ? nil : role.rawValue), role: role,
-                    credentialsFile: file, now: SystemClock.now())
-                if let file {
-                    print("wrote key \(key.id) to \(file)")
+                    credentials: target, now: SystemClock.now())
+                if let target {
+                    print("wrote key \(key.id) to \(target.file.path), profile \(target.profile)")
                 } else {
-                    print(credentialsText(of: key), terminator: "")
+                    print(credentialsText(of: key, profile: credentials.profile), terminator: "")
                 }
             }
         }
@@ -62,6 +61,7 @@ struct KeyCommand: AsyncParsableCommand {
 
         func run() async throws {
             try await database.withStore { store in
+                if let account { try await store.requireAccount(account) }
                 for key in try await store.accessKeys(account: account) {
                     print(
                         "\(key.id)  \(key.account)  \(key.role.rawValue)  \(key.isActive ? "active" : "disabled")  \(key.principalARN)"

@@ -33,6 +33,9 @@ struct ListenAddress: Equatable, CustomStringConvertible {
 
     var description: String { host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)" }
 
+    /// Nobody on another machine reaches it.
+    var isLoopback: Bool { host == "localhost" || host == "::1" || host.hasPrefix("127.") }
+
     /// An address a client on this machine can use: the loopback address when the listener is on all of them.
     var reachable: ListenAddress {
         switch host {

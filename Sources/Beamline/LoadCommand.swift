@@ -11,7 +11,8 @@ struct LoadCommand: AsyncParsableCommand {
         discussion: """
             Without --rate every connection sends its next call when the last one is answered (closed loop). With --rate calls go out \
             on a fixed schedule and latency counts from the scheduled time, so that a stalled server cannot hide (open loop). \
-            Ends with exit code 1 when a document was refused or never acknowledged, or a check failed.
+            A failed call is tried again for a minute, in a run with a duration for 30 s after it at most. Ends with exit code 1 when a \
+            document was refused or never acknowledged, or a check failed. Speaks plain HTTP.
             """)
 
     @Option(help: "Where the API listens. (default: AWS_ENDPOINT_URL_XRAY, else http://127.0.0.1:2000)")
@@ -79,6 +80,7 @@ struct LoadCommand: AsyncParsableCommand {
         options.check = check
         options.visibility = visibility
 
+        try LoadRun.requireReachable(options.endpoint)
         let chosen = options
         let result = await withCheckedContinuation { continuation in
             Thread { continuation.resume(returning: LoadRun.run(chosen)) }.start()

@@ -91,13 +91,16 @@ struct LogSettings: Sendable {
 
 /// The flags of the log.
 struct LogOptions: ParsableArguments {
-    @Option(help: "Kafka brokers, HOST:PORT,HOST:PORT; without them the log is in PostgreSQL.")
+    @Option(
+        help:
+            "Kafka brokers, HOST:PORT,HOST:PORT; without them the log is in PostgreSQL. (default: BEAMLINE_KAFKA_BROKERS)"
+    )
     var kafkaBrokers: String?
     @Option(
         name: .customLong("kafka"),
-        help: "A setting of librdkafka as KEY=VALUE; may be given several times (environment and file: parted by ;).")
+        help: "A setting of librdkafka as KEY=VALUE; may be given several times (BEAMLINE_KAFKA and file: parted by ;).")
     var kafkaProperties: [String] = []
-    @Option(help: "Topic of the documents. (default: beamline.segments)") var kafkaTopic: String?
+    @Option(help: "Topic of the documents. (default: BEAMLINE_KAFKA_TOPIC, else beamline.segments)") var kafkaTopic: String?
     @Option(help: "Replicas of a topic that is made. (default: 3, or the number of brokers)")
     var kafkaReplication: String?
 

@@ -10,14 +10,21 @@ struct MigrateCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "migrate",
         abstract: "Create or upgrade the tables; safe to run twice and by several processes at once.",
-        discussion: "With --master-key, also makes the key file if there is none. Nothing else is made or changed.")
+        discussion: """
+            With --master-key, also makes the key file if there is none and the database has no access keys yet. Nothing else \
+            is made or changed.
+            """)
     @OptionGroup var database: DatabaseOptions
 
     func run() async throws {
-        if let path = database.masterKeyPath { _ = try MasterKey.loadOrCreate(at: path) }
         try await database.withDatabase { configuration in
             try await PostgresLog.migrate(database: configuration)
             try await TraceStore.migrate(database: configuration)
+        }
+        if let path = database.masterKeyPath {
+            try await database.withStore { store in
+                _ = try await openMasterKey(at: path, store: store, isMade: true, logger: commandLogger)
+            }
         }
         print("the tables are those of beamline \(beamlineVersion)")
     }

@@ -11,6 +11,8 @@ final class ProgressDisplay: Sendable {
         var doneBefore = 0
         var shown: ContinuousClock.Instant?
         var hasLine = false
+        /// Came too soon after the one before.
+        var pending: RebuildProgress?
     }
 
     private let state = Mutex(State())
@@ -18,30 +20,51 @@ final class ProgressDisplay: Sendable {
 
     /// Called by any thread, as often as it likes.
     func show(_ progress: RebuildProgress) {
-        let line: String? = state.withLock { state in
+        let text: String? = state.withLock { state in
             let now = ContinuousClock.now
+            var text = ""
             let isNew = state.part != progress.part
             if isNew {
+                // The end of a part is shown, however quickly it came.
+                text += last(of: state)
                 state.part = progress.part
                 state.partBegan = now
                 state.doneBefore = progress.done
             }
             let pause: Duration = isTerminal ? .milliseconds(200) : .seconds(5)
-            if !isNew, let shown = state.shown, now - shown < pause { return nil }
+            if !isNew, let shown = state.shown, now - shown < pause {
+                state.pending = progress
+                return nil
+            }
+            state.pending = nil
             state.shown = now
             state.hasLine = true
             let elapsed = now - state.partBegan
-            return Self.line(progress, done: progress.done - state.doneBefore, elapsed: elapsed, hasBar: isTerminal)
+            return text
+                + framed(
+                    Self.line(progress, done: progress.done - state.doneBefore, elapsed: elapsed, hasBar: isTerminal))
         }
-        guard let line else { return }
-        write(isTerminal ? "\r\u{1B}[2K" + line : line + "\n")
+        if let text { write(text) }
+    }
+
+    private func framed(_ line: String) -> String { isTerminal ? "\r\u{1B}[2K" + line : line + "\n" }
+
+    /// The line that was held back; on a terminal the next one takes its place.
+    private func last(of state: State) -> String {
+        guard let pending = state.pending, !isTerminal else { return "" }
+        let elapsed = ContinuousClock.now - state.partBegan
+        return framed(Self.line(pending, done: pending.done - state.doneBefore, elapsed: elapsed, hasBar: false))
     }
 
     func end() {
-        let hasLine = state.withLock { state in
-            defer { state.hasLine = false }
-            return state.hasLine
+        let (hasLine, held) = state.withLock { state in
+            defer {
+                state.hasLine = false
+                state.pending = nil
+            }
+            return (state.hasLine, last(of: state))
         }
+        if !held.isEmpty { write(held) }
         if hasLine, isTerminal { write("\r\u{1B}[2K") }
     }
 

@@ -18,6 +18,9 @@ struct RebuildCommand: AsyncParsableCommand {
             new tables are compared, and exchanged in one transaction if nothing differs. When something does, it is listed, the old \
             tables go on serving (exit code 1), and the same command with --accept-differences has only to catch up. A rebuild that \
             was killed goes on when the command is given again. What the log no longer has comes from the stored documents.
+            It prints, for each kind of row, how many the old and the new tables have and how many differ: `documents` are the \
+            stored documents trace by trace, `graph minutes` the sums of each minute of the service graph, `facts of links` what \
+            traces know of the traces linked to them; other lines bear the name of their table.
             """)
 
     @OptionGroup var database: DatabaseOptions
@@ -30,8 +33,8 @@ struct RebuildCommand: AsyncParsableCommand {
     var from: String?
     @Flag(help: "Throw away what an earlier run has begun.") var restart = false
     @Flag(help: "Exchange the tables also when they differ.") var acceptDifferences = false
-    @Option(help: "As of the aggregators: bytes of a trace, 0 = no limit.") var maxTraceBytes = 512_000
-    @Option(help: "As of the aggregators: days counted from receipt.") var retentionDays = 30
+    @Option(parsing: .unconditional, help: "As of the aggregators: bytes of a trace, 0 = no limit.") var maxTraceBytes = 512_000
+    @Option(parsing: .unconditional, help: "As of the aggregators: days counted from receipt.") var retentionDays = 30
 
     func validate() throws {
         if maxTraceBytes < 0 { throw ValidationError("--max-trace-bytes must be at least 0") }

@@ -7,7 +7,9 @@ import TraceStore
 struct RoleOptions: ParsableArguments {
     @Option(help: "The PostgreSQL that all nodes share (postgresql://user@host/database).")
     var databaseURL: String?
-    @Option(help: "Partitions of the log, at least; it may grow while nodes run, never shrink. (default: 12)")
+    @Option(
+        parsing: .unconditional,
+        help: "Partitions of the log, at least; it may grow while nodes run, never shrink. (default: 12)")
     var partitions: String?
     @OptionGroup var process: ProcessOptions
 

@@ -26,8 +26,9 @@ struct RoleProcess {
 
     func run() async throws {
         for notice in settings.notices { print(notice) }
+        warnOfOpenDaemonPort(settings)
         guard let databaseURL = settings.databaseURL else { return }
-        let masterKey = try settings.masterKeyPath.map { try MasterKey.load(at: $0) }
+        if let path = settings.masterKeyPath { _ = try MasterKey.load(at: path) }
         try requireFreePorts(settings)
         try settings.tls?.check()
         let node = Node(settings)
@@ -35,7 +36,13 @@ struct RoleProcess {
         database.applicationName = Node.applicationName(of: node.id)
         let roles = try await Roles.open(
             settings, node: node, database: database, metrics: metrics, logger: logger)
-        let services = try await roles.closedOnFailure { try self.services(roles, masterKey) }
+        let services = try await roles.closedOnFailure {
+            var masterKey: MasterKey?
+            if let path = settings.masterKeyPath {
+                masterKey = try await openMasterKey(at: path, store: roles.store, isMade: false, logger: logger)
+            }
+            return try self.services(roles, masterKey)
+        }
         try await serve(services, logger: logger)
     }
 
@@ -61,8 +68,12 @@ struct RoleProcess {
             services.append(probe)
             isReady = { serving.isServing && leases.isHeld && probe.isReachable }
             operations += roles.ingestOperations(intake)
+            if let masterKey { operations += Roles.misrouted(roles.queryOperations(masterKey), to: .query) }
         }
-        if settings.role == .query, let masterKey { operations += roles.queryOperations(masterKey) }
+        if settings.role == .query, let masterKey {
+            operations += roles.queryOperations(masterKey)
+            operations += Roles.misrouted(roles.ingestOperations(roles.intake()), to: .ingest)
+        }
         if let address = settings.metrics {
             services.append(roles.metricsListener(address, listeners: listeners, isReady: isReady))
         }

@@ -170,6 +170,16 @@ struct Roles {
             control: store, region: settings.region, metrics: metrics, logger: logger, now: { SystemClock.now() }
         ).operations
     }
+
+    /// Operations of another role: whoever sends one here has an address, or a balancer a rule, that is wrong.
+    static func misrouted(_ operations: [Operation], to role: NodeRole) -> [Operation] {
+        operations.map { operation in
+            let message = "\(operation.name) is served by the \(role.rawValue) nodes, not by this one"
+            return Operation(name: operation.name, path: operation.path, class: operation.operationClass) {
+                (_) throws(APIError) in throw .unknownOperation(message)
+            }
+        }
+    }
 }
 
 /// Opens the log that the settings name, if it is the one that the database belongs to.
@@ -193,6 +203,14 @@ extension Node {
                 .joined(separator: ", "),
             version: beamlineVersion)
     }
+}
+
+/// What everybody who reaches the daemon port may do.
+func warnOfOpenDaemonPort(_ settings: ServerSettings) {
+    guard let address = settings.daemon, !address.isLoopback else { return }
+    print(
+        "Warning: the daemon port \(address) takes unsigned documents for account \(settings.account) from everybody who reaches it; keep it on loopback, or behind a firewall."
+    )
 }
 
 func serverLogger(_ settings: ServerSettings) -> Logger {

@@ -77,7 +77,9 @@ struct IntakeOptions: ParsableArguments {
     var otlpHttp: String?
     @Option(help: "HOST:PORT of OTLP over gRPC, or off. Arrives in a later release. (default: off)")
     var otlpGrpc: String?
-    @Option(help: "Documents per second and account before ThrottledException, 0 for no limit. (default: 0)")
+    @Option(
+        parsing: .unconditional,
+        help: "Documents per second and account before ThrottledException, 0 for no limit. (default: 0)")
     var ingestRate: String?
 
     var flags: [String: String?] {
@@ -95,11 +97,17 @@ struct ReadOptions: ParsableArguments {
 
 /// Of those that fold documents into traces.
 struct FoldOptions: ParsableArguments {
-    @Option(help: "Largest trace in bytes of its documents, 0 for no limit. (default: 512000)")
+    @Option(
+        parsing: .unconditional,
+        help: "Largest trace in bytes of its documents, 0 for no limit. (default: 512000)")
     var maxTraceBytes: String?
-    @Option(help: "Days that traces and graphs are kept. (default: 30)")
+    @Option(
+        parsing: .unconditional,
+        help: "Days that traces and graphs are kept. (default: 30)")
     var retentionDays: String?
-    @Option(help: "Days that the log is kept, to rebuild from. (default: as --retention-days)")
+    @Option(
+        parsing: .unconditional,
+        help: "Days that the log is kept, to rebuild from. (default: as --retention-days)")
     var logRetentionDays: String?
 
     var flags: [String: String?] {

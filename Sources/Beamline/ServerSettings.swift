@@ -55,7 +55,10 @@ struct ServerSettings {
     init(_ reader: SettingsReader, role: NodeRole = .standalone) throws {
         self.role = role
         dataFolder = Self.absolute(try reader.string("data-dir", default: Self.defaultDataFolder))
-        databaseURL = try reader.text("database-url")?.value
+        databaseURL = try reader.text("database-url").map { url, origin in
+            try requireConnectionString(url, origin: origin)
+            return url
+        }
         if role != .standalone, databaseURL == nil {
             throw CommandFailure(
                 "--database-url must name the PostgreSQL that all nodes share (postgresql://user@host/database)")

@@ -28,16 +28,18 @@ struct Standalone {
 
     func run() async throws {
         for notice in settings.notices { print(notice) }
+        warnOfOpenDaemonPort(settings)
         let folder = try DataFolder(path: settings.dataFolder)
         defer { withExtendedLifetime(folder) {} }
         try requireFreePorts(settings)
         try settings.tls?.check()
-        let masterKey = try MasterKey.loadOrCreate(at: settings.masterKeyPath ?? folder.masterKeyPath)
-        guard settings.databaseURL == nil else { return try await serve(folder, masterKey, cluster: nil) }
+        // A file that cannot be used stops the start before a database is made.
+        _ = try MasterKey.loadIfPresent(at: settings.masterKeyPath ?? folder.masterKeyPath)
+        guard settings.databaseURL == nil else { return try await serve(folder, cluster: nil) }
         let cluster = PrivateCluster(dataFolder: folder.path, logger: logger)
         do {
             try await cluster.start()
-            try await serve(folder, masterKey, cluster: cluster)
+            try await serve(folder, cluster: cluster)
             await cluster.stop()
         } catch {
             await cluster.stop()
@@ -45,7 +47,7 @@ struct Standalone {
         }
     }
 
-    private func serve(_ folder: DataFolder, _ masterKey: MasterKey, cluster: PrivateCluster?) async throws {
+    private func serve(_ folder: DataFolder, cluster: PrivateCluster?) async throws {
         let node = Node(settings, id: nodeID(folder))
         var database = PostgresConfiguration(
             settings.databaseURL ?? PrivateCluster.connectionString(dataFolder: folder.path))
@@ -55,10 +57,13 @@ struct Standalone {
         let roles = try await Roles.open(
             settings, node: node, database: database, metrics: metrics, logger: logger)
         let services = try await roles.closedOnFailure {
-            let isFirstStart = try await makeFirstAccount(
-                roles.store, masterKey, credentialsPath: folder.credentialsPath)
+            let masterKey = try await openMasterKey(
+                at: settings.masterKeyPath ?? folder.masterKeyPath, store: roles.store, isMade: true, logger: logger)
+            let access = try await makeFirstAccount(
+                roles.store, masterKey, file: CredentialsFile(folder.credentialsPath))
+            let partitionNotice = try await partitionNotice(roles)
             return try self.services(roles, masterKey: masterKey, cluster: cluster) {
-                announce($0, isFirstStart: isFirstStart, credentialsPath: folder.credentialsPath)
+                announce($0, access: access, partitionNotice: partitionNotice)
             }
         }
         try await Beamline.serve(services, logger: logger)
@@ -115,39 +120,80 @@ struct Standalone {
         return services
     }
 
-    /// Creates the account of `--account` and, when it has no key, a root key and the credentials file.
-    /// - Returns: whether a key was made.
-    private func makeFirstAccount(_ store: TraceStore, _ masterKey: MasterKey, credentialsPath: String) async throws
-        -> Bool
+    /// How somebody at the terminal gets at the account of `--account`.
+    private struct Access {
+        /// Of the credentials file; nil: no profile in it has a key of the account.
+        var profile: String?
+        var credentialsPath: String
+        /// What was made, as one sentence.
+        var news: String?
+    }
+
+    /// Creates the account of `--account` and, when it has no key, a root key in a profile of the credentials file that
+    /// is free: keys of other accounts stay.
+    private func makeFirstAccount(_ store: TraceStore, _ masterKey: MasterKey, file: CredentialsFile) async throws
+        -> Access
     {
         let directory = Directory(store: store, masterKey: masterKey)
         let account = settings.account
-        if try await !store.accounts().contains(where: { $0.id == account }) {
+        let known = try await store.accounts()
+        if !known.contains(where: { $0.id == account }) {
             try await directory.createAccount(account, name: "default", now: SystemClock.now())
         }
-        guard try await store.accessKeys(account: account).isEmpty else { return false }
+        let keys = try await store.accessKeys(account: account)
+        let profiles = try file.profiles()
+        guard keys.isEmpty else {
+            let active = Set(keys.filter(\.isActive).map(\.id))
+            let own = profiles.filter { active.contains($0.value ?? "") }.keys.sorted()
+            return Access(
+                profile: own.contains("default") ? "default" : own.first, credentialsPath: file.path, news: nil)
+        }
+        var profile = "default"
+        var count = 1
+        while profiles[profile] != nil {
+            profile = count == 1 ? "\(account)" : "\(account)-\(count)"
+            count += 1
+        }
         _ = try await directory.createKey(
-            account: account, user: nil, role: .admin, credentialsFile: credentialsPath, now: SystemClock.now())
-        return true
+            account: account, user: nil, role: .admin, credentials: CredentialsTarget(file: file, profile: profile),
+            now: SystemClock.now())
+        let others = profile == "default" ? "" : "; the other keys in it stay as they are"
+        let news =
+            known.isEmpty && profile == "default"
+            ? "First start: account \(account) has a root access key in \(file.path)."
+            : "Account \(account) had no access key: a new root key is profile `\(profile)` of \(file.path)\(others)."
+        return Access(profile: profile, credentialsPath: file.path, news: news)
     }
 
-    private func announce(_ addresses: Listeners.Addresses, isFirstStart: Bool, credentialsPath: String) {
+    private func partitionNotice(_ roles: Roles) async throws -> String? {
+        guard settings.log.isPartitionCountStated else { return nil }
+        let count = try await roles.log.endOffsets().count
+        guard count > settings.log.partitions else { return nil }
+        return
+            "The log has \(count) partitions already and keeps them; --partitions \(settings.log.partitions) is not used."
+    }
+
+    private func announce(_ addresses: Listeners.Addresses, access: Access, partitionNotice: String?) {
         let milliseconds = Int((ContinuousClock.now - startedAt).inSeconds * 1000)
         var lines = ["Beamline \(beamlineVersion) is ready after \(milliseconds) ms."]
-        if isFirstStart {
-            lines.append("First start: account \(settings.account) has a root access key in \(credentialsPath).")
-        }
+        lines += [access.news, partitionNotice].compactMap { $0 }
         lines.append("Data: \(settings.dataFolder)")
         if let metrics = addresses.metrics { lines.append("Metrics: http://\(metrics.reachable)/metrics") }
         lines += ["", "Paste into a shell:", ""]
         if let api = addresses.api {
             lines.append("export AWS_ENDPOINT_URL_XRAY=\(settings.tls == nil ? "http" : "https")://\(api.reachable)")
         }
+        if let profile = access.profile {
+            lines.append(
+                "export AWS_SHARED_CREDENTIALS_FILE=\(quoted(access.credentialsPath)) AWS_PROFILE=\(profile)")
+        } else {
+            lines.append(
+                "# \(access.credentialsPath) has no key of account \(settings.account); this makes one: beamline key create \(settings.account) --profile \(settings.account) --credentials \(quoted(access.credentialsPath))"
+                    + (settings.databaseURL == nil ? " --data-dir \(quoted(settings.dataFolder))" : "")
+            )
+        }
         // Older SDKs and version 1 of the AWS CLI read the second name of the region only.
-        lines += [
-            "export AWS_SHARED_CREDENTIALS_FILE=\(quoted(credentialsPath)) AWS_PROFILE=default",
-            "export AWS_REGION=\(settings.region) AWS_DEFAULT_REGION=\(settings.region)",
-        ]
+        lines.append("export AWS_REGION=\(settings.region) AWS_DEFAULT_REGION=\(settings.region)")
         if let daemon = addresses.daemon { lines.append("export AWS_XRAY_DAEMON_ADDRESS=\(daemon.reachable)") }
         print(lines.joined(separator: "\n") + "\n")
         fflush(nil)  // whoever started us through a pipe waits for these lines

@@ -26,6 +26,7 @@ struct StandaloneCommand: AsyncParsableCommand {
     @Option(help: "File of the key that secrets are encrypted under. (default: master.key in the data folder)")
     var masterKey: String?
     @Option(
+        parsing: .unconditional,
         help: "Partitions of the log at its creation; it may grow later, never shrink. (default: 4, with Kafka 12)")
     var partitions: String?
     @OptionGroup var process: ProcessOptions

@@ -23,7 +23,7 @@ struct VerifyCommand: AsyncParsableCommand {
     @OptionGroup var database: DatabaseOptions
     @Option(help: "Only this account. (default: all accounts of the database; with --endpoint 123456789012)")
     var account: AccountID?
-    @Option(help: "http://HOST:PORT of an API to verify from outside.") var endpoint: String?
+    @Option(help: "http://HOST:PORT of an API to verify from outside; plain HTTP, so with TLS give --database-url.") var endpoint: String?
     @Option(help: "With --endpoint: a shared-credentials file. (default: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)")
     var credentials: String?
     @Option(help: "Region to sign for.") var region = "us-east-1"
@@ -34,20 +34,21 @@ struct VerifyCommand: AsyncParsableCommand {
         let now = Int64(Date().timeIntervalSince1970)
         let start = try Self.seconds(from, name: "--from", now: now)
         let end = try to.map { try Self.seconds($0, name: "--to", now: now) } ?? now + 1
-        guard start < end else { throw ValidationError("--from must lie before --to") }
+        guard start < end else { throw CommandFailure("--from must lie before --to") }
         let window = start..<end
         var results: [VerificationResult] = []
         if let endpoint {
-            if end - start > 86_400 { throw ValidationError("with --endpoint the window can be at most 24 hours long") }
-            guard let earlier = Self.distance(lookBack) else { throw ValidationError("--look-back must be like 90s, 15m, 6h or 7d") }
+            if end - start > 86_400 { throw CommandFailure("with --endpoint the window can be at most 24 hours long") }
+            guard let earlier = Self.distance(lookBack) else { throw CommandFailure("--look-back must be like 90s, 15m, 6h or 7d") }
             let client = APIClient(
                 endpoint: try Endpoint(parsing: endpoint), credentials: try SigningCredentials.load(file: credentials), region: region)
             let account = account ?? AccountID(rawValue: 123_456_789_012)
             results.append(try await GraphVerification.run(client, account: account, window: window, lookBackSeconds: earlier))
         } else {
             results = try await database.withStore { store in
-                var accounts = [account].compactMap { $0 }
-                if accounts.isEmpty { accounts = try await store.accounts().map(\.id) }
+                if let account { try await store.requireAccount(account) }
+                let accounts = if let account { [account] } else { try await store.accounts().map(\.id) }
+                guard !accounts.isEmpty else { throw CommandFailure("there is no account yet: nothing to verify") }
                 var results: [VerificationResult] = []
                 for account in accounts {
                     results.append(try await GraphVerification.run(store, account: account, window: window))
@@ -57,10 +58,10 @@ struct VerifyCommand: AsyncParsableCommand {
         }
 
         for result in results {
-            let verdict = result.differences.isEmpty ? "no difference" : "\(result.differences.count) differences"
-            let groups = result.groups == 0 ? "" : " and for \(result.groups) groups"
+            let verdict = result.differences.isEmpty ? "no difference" : counted(result.differences.count, "difference")
+            let groups = result.groups == 0 ? "" : " and for \(counted(result.groups, "group"))"
             print(
-                "account \(result.account): \(result.observations) observations compared, recounted from \(result.documents) documents of \(result.traces) traces\(groups): \(verdict)"
+                "account \(result.account): \(counted(result.observations, "observation")) compared, recounted from \(counted(result.documents, "document")) of \(counted(result.traces, "trace"))\(groups): \(verdict)"
             )
             for difference in result.differences.prefix(limit) { print("  " + difference) }
             if result.differences.count > limit { print("  … and \(result.differences.count - limit) more") }
@@ -73,7 +74,7 @@ struct VerifyCommand: AsyncParsableCommand {
         if let whole = Int64(text) { return whole }
         if let distance = distance(text) { return now - distance }
         if let date = try? Date(text, strategy: .iso8601) { return Int64(date.timeIntervalSince1970.rounded(.down)) }
-        throw ValidationError("\(name) must be seconds since 1970, a time such as 2024-05-01T12:00:00Z, or a distance such as 15m, not `\(text)`")
+        throw CommandFailure("\(name) must be seconds since 1970, a time such as 2024-05-01T12:00:00Z, or a distance such as 15m, not `\(text)`")
     }
 
     static func distance(_ text: String) -> Int64? {

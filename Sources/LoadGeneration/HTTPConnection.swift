@@ -17,7 +17,7 @@ public struct Endpoint: Sendable, Equatable {
         guard text.hasPrefix("http://") else {
             throw LoadError(
                 text.hasPrefix("https://")
-                    ? "endpoint \(text): the load generator and verify speak plain HTTP; give the address behind the TLS proxy"
+                    ? "endpoint \(text): load and verify speak plain HTTP only; give a plain address of the same server (of a node, or behind the TLS proxy), or verify the tables with --database-url or --data-dir"
                     : "endpoint \(text): expected http://host:port")
         }
         let rest = text.dropFirst("http://".count)
@@ -98,6 +98,18 @@ final class HTTPConnection {
         }
     }
 
+    /// Opens the connection ahead of the first exchange, to learn whether anybody is there.
+    func open() throws(LoadError) { if socket < 0 { try connect() } }
+
+    private static func setTimeouts(of socket: Int32, seconds: Int) {
+        var limit = timeval(tv_sec: seconds, tv_usec: 0)
+        setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+        setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+    }
+
+    /// socket(7): SO_SNDTIMEO bounds connect as well, which then fails with EINPROGRESS.
+    private static let connectSeconds = 5
+
     private func connect() throws(LoadError) {
         var hints = addrinfo()
         hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
@@ -112,12 +124,11 @@ final class HTTPConnection {
         while let address = candidate?.pointee {
             let opened = Glibc.socket(address.ai_family, address.ai_socktype | Int32(SOCK_CLOEXEC.rawValue), address.ai_protocol)
             if opened >= 0 {
+                Self.setTimeouts(of: opened, seconds: Self.connectSeconds)
                 if Glibc.connect(opened, address.ai_addr, address.ai_addrlen) == 0 {
                     var on: Int32 = 1
                     setsockopt(opened, Int32(IPPROTO_TCP), TCP_NODELAY, &on, socklen_t(MemoryLayout<Int32>.size))
-                    var limit = timeval(tv_sec: timeoutSeconds, tv_usec: 0)
-                    setsockopt(opened, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
-                    setsockopt(opened, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+                    Self.setTimeouts(of: opened, seconds: timeoutSeconds)
                     socket = opened
                     return
                 }
@@ -128,7 +139,9 @@ final class HTTPConnection {
             }
             candidate = address.ai_next
         }
-        throw LoadError("cannot connect to \(endpoint.authority): \(String(cString: strerror(reason)))")
+        let text =
+            reason == EINPROGRESS ? "no answer within \(Self.connectSeconds) s" : String(cString: strerror(reason))
+        throw LoadError("cannot connect to \(endpoint.authority): \(text); is the address right, and does the server run?")
     }
 
     private func send(_ head: UnsafeRawBufferPointer, _ body: UnsafeRawBufferPointer) throws(LoadError) {

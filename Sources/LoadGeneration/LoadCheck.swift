@@ -8,9 +8,10 @@ public struct CheckResult: Sendable {
     public var name: String
     /// How many numbers, traces or summaries were compared.
     public var compared: Int
-    /// One sentence for each difference; empty when all is well.
+    /// One sentence for each difference.
     public var differences: [String]
-    public var passed: Bool { differences.isEmpty }
+    /// A comparison of nothing has not shown anything.
+    public var passed: Bool { differences.isEmpty && compared > 0 }
 }
 
 final class LoadCheck {

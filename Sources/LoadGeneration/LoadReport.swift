@@ -34,17 +34,24 @@ public struct LoadReport {
         if let visibility = result.visibility {
             lines.append("acknowledged to visible in summaries, ms: " + line(visibility.summaries) + " (\(visibility.probes) probes)")
             lines.append("acknowledged to visible in the graph, ms: " + line(visibility.graph))
+            if visibility.probes == 0 { lines.append("NO probe was acknowledged, so nothing is known of visibility") }
             if visibility.timedOut > 0 { lines.append("\(visibility.timedOut) probes were NOT visible within 20 s") }
         }
         let perDocument = Double(result.generatorCPUMicros) / Double(max(1, totals.acknowledgedDocuments))
         lines.append("processor time of the generator: \(rounded(perDocument)) µs a document")
         for (code, count) in totals.refusals.sorted(by: { $0.key < $1.key }) { lines.append("refused with \(code): \(count)") }
         for (error, count) in totals.errors.sorted(by: { $0.key < $1.key }) { lines.append("failed attempts, \(error): \(count)") }
+        if result.isCutShort {
+            lines.append("stopped \(LoadRun.graceSeconds) s after the time to send for: traces that had begun are not whole")
+        }
         if totals.unacknowledgedDocuments > 0 {
             lines.append("\(totals.unacknowledgedDocuments) documents were never acknowledged, so the totals below cannot be exact")
         }
         for check in result.checks {
-            lines.append("check \(check.name): \(check.compared) compared, \(check.passed ? "all equal" : "\(check.differences.count) DIFFER")")
+            let verdict =
+                !check.differences.isEmpty
+                ? "\(check.differences.count) DIFFER" : check.compared == 0 ? "NOTHING was checked" : "all equal"
+            lines.append("check \(check.name): \(check.compared) compared, \(verdict)")
             lines += check.differences.prefix(20).map { "  " + $0 }
         }
         return lines.joined(separator: "\n")

@@ -1,8 +1,8 @@
 // A load run: worker threads that generate, sign, send and count; then, if asked, the wait until everything is folded and
 // the comparison with what was sent. Called by `beamline load`; the result is printed by `LoadReport`.
 //
-// Every refused or failed call is sent again until it is acknowledged or a minute has passed: ingest is idempotent, so
-// the totals stay exact whatever happened on the way.
+// A failed call is sent again until it is acknowledged or a minute has passed: ingest is idempotent, so the totals stay
+// exact whatever happened on the way. A run with a duration ends half a minute after it at the latest.
 
 import Foundation
 import Glibc
@@ -25,6 +25,8 @@ public struct LoadTotals: Sendable {
     public var latency = Histogram<UInt64>(highestTrackableValue: 600_000_000, numberOfSignificantValueDigits: .three)
     public var wireBytes = 0
     public var lastAcknowledgement: Micros = 0
+    /// A worker was stopped in the middle of a trace.
+    public var isCutShort = false
 
     public init() {}
 
@@ -38,6 +40,7 @@ public struct LoadTotals: Sendable {
         latency.add(other.latency)
         wireBytes += other.wireBytes
         lastAcknowledgement = max(lastAcknowledgement, other.lastAcknowledgement)
+        isCutShort = isCutShort || other.isCutShort
     }
 }
 
@@ -47,6 +50,8 @@ public struct LoadResult: Sendable {
     public var startedAt: Micros
     /// Processor time of this process during the sending, in microseconds.
     public var generatorCPUMicros: Int64
+    /// Ended by its deadline, in the middle of traces.
+    public var isCutShort: Bool { totals.isCutShort }
     /// When a read first said that everything acknowledged is in it; nil when not asked for or not reached.
     public var completeAt: Micros?
     public var visibility: VisibilityResult?
@@ -54,8 +59,8 @@ public struct LoadResult: Sendable {
 
     public var sendingSeconds: Double { Double(max(1, totals.lastAcknowledgement - startedAt)) / 1e6 }
     public var isGood: Bool {
-        checks.allSatisfy(\.passed) && totals.unacknowledgedDocuments == 0 && totals.refusals.isEmpty
-            && !(options.untilComplete && completeAt == nil) && visibility?.timedOut ?? 0 == 0
+        checks.allSatisfy(\.passed) && totals.unacknowledgedDocuments == 0 && totals.refusals.isEmpty && !totals.isCutShort
+            && !(options.untilComplete && completeAt == nil) && visibility.map { $0.probes > 0 && $0.timedOut == 0 } ?? true
     }
 }
 
@@ -77,6 +82,15 @@ func processorMicros() -> Int64 {
 }
 
 public enum LoadRun {
+    /// How long after the time to send for calls are tried again.
+    public static let graceSeconds: Int64 = 30
+
+    /// Asks before the run whether somebody listens: a slip in the address is not an outage to wait out.
+    /// - Throws: `LoadError` that names the address.
+    public static func requireReachable(_ endpoint: Endpoint) throws(LoadError) {
+        try HTTPConnection(to: endpoint).open()
+    }
+
     /// Runs to the end on threads of its own; blocks the caller, so call it from a thread that may wait.
     public static func run(_ options: LoadOptions) -> LoadResult {
         let startedAt = currentMicros()
@@ -141,6 +155,11 @@ private final class Worker {
     private let head = OutputBuffer(capacity: 4096)
     private let parser = JSONParser()
     private(set) var totals = LoadTotals()
+    private let deadline: Micros
+    /// Nothing is sent, or tried again, after it.
+    private let end: Micros
+    /// The server has refused a call in a way that the next one will not change.
+    private var isRefused = false
 
     init(_ options: LoadOptions, number: Int, startedAt: Micros) {
         self.options = options
@@ -149,10 +168,12 @@ private final class Worker {
         generator = TraceGenerator(shape: options.shape, worker: number, startedAt: startedAt, escaped: true)
         connection = HTTPConnection(to: options.endpoint)
         signer = CallSigner(endpoint: options.endpoint, credentials: options.credentials, region: options.region)
+        let seconds = options.durationSeconds.map { min($0, 1e9) }
+        deadline = seconds.map { startedAt + Int64($0 * 1e6) } ?? .max
+        end = seconds == nil ? .max : deadline + LoadRun.graceSeconds * 1_000_000
     }
 
     func run() {
-        let deadline = options.durationSeconds.map { startedAt + Int64($0 * 1e6) } ?? Int64.max
         let share = options.traces.map { $0 / options.connections + (number < $0 % options.connections ? 1 : 0) } ?? Int.max
         // Open loop: call k of this worker is due at start + (k * connections + number) * interval.
         let interval = options.documentsPerSecond.map { Double(options.documentsPerCall) / $0 * 1e6 }
@@ -167,6 +188,10 @@ private final class Worker {
             }
             var now = currentMicros()
             if (now >= deadline || (interval != nil && due == nil)) && generator.isBetweenTraces { break }
+            if now >= end || isRefused {
+                totals.isCutShort = totals.isCutShort || !generator.isBetweenTraces
+                break
+            }
             let documents = fill(now: now, deadline: deadline, share: share)
             if documents == 0 { break }
             if due == nil || now >= deadline { now = currentMicros() }
@@ -199,7 +224,7 @@ private final class Worker {
     }
 
     private func send(documents: Int, since: Micros) {
-        let giveUp = currentMicros() + 60_000_000
+        let giveUp = min(currentMicros() + 60_000_000, end)
         var pause: Int64 = 20_000
         while true {
             signer.writeHead(path: "/TraceSegments", body: body.bytes, into: head, at: currentMicros())
@@ -216,12 +241,13 @@ private final class Worker {
                     return
                 }
                 failure = "\(response.status) " + (response.header("x-amzn-errortype") ?? "")
+                isRefused = (400..<500).contains(response.status) && response.status != 408 && response.status != 429
             } catch {
                 failure = error.description
             }
             totals.errors[failure, default: 0] += 1
             let now = currentMicros()
-            if now > giveUp {
+            if now + pause > giveUp || isRefused {
                 totals.unacknowledgedDocuments += documents
                 return
             }

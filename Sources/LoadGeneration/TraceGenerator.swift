@@ -283,7 +283,7 @@ public final class TraceGenerator {
                 lastEnd = max(lastEnd, call.end)
             }
         }
-        if shape.sampleEvery > 0, traces % shape.sampleEvery == 0, sample.count < 200 {
+        if shape.sampleEvery > 0, traces % shape.sampleEvery == 1 % shape.sampleEvery, sample.count < 200 {
             sample.append(
                 ExpectedTrace(
                     id: TraceID(high: traceHigh, low: traceLow), segmentIDs: Set(segments.map { EntityID(rawValue: $0.id) }),

@@ -86,6 +86,13 @@ extension TraceStore {
         try await changeOne(statement, "account \(id.rawValue)")
     }
 
+    /// Whether anything is stored for an account, be it there or deleted.
+    public func hasTraces(account: AccountID) async throws(TraceStoreError) -> Bool {
+        var statement = PostgresStatement("SELECT 1 FROM traces WHERE account = $1 LIMIT 1")
+        statement.bind(account)
+        return try await ask(statement).rowCount > 0
+    }
+
     /// Keys of an account (nil = of all) in order of creation.
     public func accessKeys(account: AccountID?) async throws(TraceStoreError) -> [StoredAccessKey] {
         var statement = PostgresStatement("""

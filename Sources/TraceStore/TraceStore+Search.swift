@@ -167,6 +167,12 @@ extension TraceStore {
         }
         result.segmentCount = infos.count
         result.indexedTraces = infos.reduce(0) { $0 + $1.traceCount }
+        // Nothing is read for these: `searchPage` answers one without the index, and leaves the other to `summaryPage`.
+        if plan == .none { return result }
+        if plan == .all {
+            result.candidates = result.indexedTraces
+            return result
+        }
         let walk = SearchWalk(store: self, account: account, plan: plan, window: window, after: nil, limit: 1)
         do {
             let (sets, bytes) = try await walk.evaluate(infos)

@@ -1,6 +1,7 @@
 """Several processes over one PostgreSQL: ingest, aggregate and query, started, killed, stopped and paused under load."""
 
 import json
+import os
 import subprocess
 import time
 
@@ -150,7 +151,8 @@ def test_status_and_doctor(cluster):
     assert "(gone)" in cluster.administer("status").stdout and "nobody" in cluster.administer("status").stdout
 
     other = cluster.folder / "other.key"
-    run("migrate", "--database-url", cluster.url, "--master-key", other)
+    other.write_bytes(os.urandom(32))
+    other.chmod(0o600)
     done = cluster.administer("doctor", "--master-key", other, check=False)
     assert done.returncode == 1 and "FAIL  master key" in done.stdout, done.stdout
     done = run("doctor", "--database-url", "postgresql://beamline@127.0.0.1:1/nothing", check=False)

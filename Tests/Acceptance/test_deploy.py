@@ -322,6 +322,14 @@ def cluster(request):
     cluster.remove()
 
 
+def test_what_the_cluster_prints_is_enough_for_the_commands(cluster):
+    lines = [line.removeprefix("export ") for line in cluster.said().splitlines() if line.startswith("export ")]
+    exports = dict(part.split("=", 1) for line in lines for part in shlex.split(line))
+    for command in ("status", "doctor"):
+        done = subprocess.run([BINARY, command], capture_output=True, text=True, timeout=60, env={**os.environ, **exports})
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_an_ingest_node_is_killed_and_another_hangs_and_nothing_is_lost(cluster):
     assert cluster.status() == (0, {node["name"]: "ready" for node in cluster.state["nodes"]})
     expected = {"postgresql", "ingest-1", "ingest-2", "aggregate-1", "aggregate-2", "query-1", "haproxy"}

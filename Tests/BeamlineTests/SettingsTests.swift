@@ -131,11 +131,11 @@ func `a wrong setting is one sentence that names it`(name: String, value: String
         #expect(settings.log.partitions == 12)
         await #expect(throws: CommandFailure.self) { try await read(role, ["master-key": "/k"]) }
     }
-    await #expect(throws: CommandFailure.self) { try await read(.query, ["database-url": "x"]) }
-    #expect(try await read(.aggregate, ["database-url": "x"]).masterKeyPath == nil)
+    await #expect(throws: CommandFailure.self) { try await read(.query, ["database-url": "host=x"]) }
+    #expect(try await read(.aggregate, ["database-url": "host=x"]).masterKeyPath == nil)
     let kafka = try await read(
         .aggregate,
-        ["database-url": "x", "kafka-brokers": "a:1,[::1]:2", "kafka": "security.protocol=ssl\nssl.ca.location=/a=b; client.rack=x"])
+        ["database-url": "host=x", "kafka-brokers": "a:1,[::1]:2", "kafka": "security.protocol=ssl\nssl.ca.location=/a=b; client.rack=x"])
     #expect(kafka.log.kafkaProperties.map(\.name) == ["security.protocol", "ssl.ca.location", "client.rack"])
     #expect(kafka.log.kafkaProperties.map(\.value) == ["ssl", "/a=b", "x"])
     #expect(kafka.log.source == "kafka topic beamline.segments")

@@ -94,6 +94,7 @@ struct TraceGeneratorTests {
         #expect(expected.traces == traces.count)
         #expect(expected.tracesByRootSecond.values.reduce(0, +) == traces.count)
         #expect(Set(expected.sample.map(\.id)).isSubset(of: traces))
+        #expect(expected.sample.count == (traces.count + 9) / 10, "the first one, and every tenth after it")
         for (node, counts) in segments { #expect(expected.nodes[node] == counts) }
         let throughEdges = expected.edges.values.reduce(0) { $0 + $1.total }
         let atNodes = expected.nodes.values.reduce(0) { $0 + $1.total }

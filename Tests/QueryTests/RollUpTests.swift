@@ -180,7 +180,7 @@ private func graph(_ window: Range<Int64> = wholeWindow, _ members: String = "")
         for _ in 0..<2 { #expect(try await graph().answer(bench.node) == (try await graph().answer(bench.plain))) }
         _ = bench.minutesRead()
         _ = try await graph().answer(bench.node)
-        #expect(Set(bench.minutesRead()) == Set(world.rows.map(\.minute).filter { $0 >= middle / 60 - 1 }))
+        #expect(Set(bench.minutesRead()) == minutes(of: world, in: wholeWindow).filter { $0 >= middle / 60 - 1 })
     }
 
     // If this fails, one account or group is shown the map of another.
