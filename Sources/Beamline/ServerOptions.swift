@@ -43,18 +43,24 @@ struct APIOptions: ParsableArguments {
     @Option(help: "PEM file with the key of --tls-certificate. Both are read again at SIGHUP. (default: none)")
     var tlsKey: String?
     @Option(
+        parsing: .unconditional,
         help:
             "Reads per second and account before ThrottledException, 0 for no limit; twice as many at once. (default: 0)"
     )
     var queryRate: String?
     @Option(
+        parsing: .unconditional,
         help:
             "Changes of groups, tags and rules per second and account, 0 for no limit; four times at once. (default: 0)"
     )
     var controlRate: String?
-    @Option(help: "Calls of samplers and telemetry per second and account, 0 for no limit; twice at once. (default: 0)")
+    @Option(
+        parsing: .unconditional,
+        help: "Calls of samplers and telemetry per second and account, 0 for no limit; twice at once. (default: 0)")
     var samplingRate: String?
-    @Option(help: "Largest request body in bytes, twice as much when decompressed. (default: 8388608)")
+    @Option(
+        parsing: .unconditional,
+        help: "Largest request body in bytes, twice as much when decompressed. (default: 8388608)")
     var maxBodyBytes: String?
 
     var flags: [String: String?] {
