@@ -19,14 +19,35 @@ private let point: UInt8 = 0x2E
 private let idReach = 64
 private let powers: [Int64] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000]
 
-/// Value of a hex digit, 0xFF for anything else. Uppercase would not come back as it was.
-private let hexValues: [UInt8] = (0..<256).map { byte in
-    switch byte {
-    case 0x30...0x39: UInt8(byte - 0x30)
-    case 0x61...0x66: UInt8(byte - 0x61 + 10)
-    default: 0xFF
+/// What begins with a byte: nothing of interest, maybe an id, maybe a time; or it is a token.
+private enum Start {
+    static let other: UInt8 = 0
+    static let quote: UInt8 = 1
+    static let digit: UInt8 = 2
+    static let token: UInt8 = 3
+    static let table: [UInt8] = (0..<256).map { byte in
+        switch byte {
+        case 0x22: quote
+        case 0x30...0x39: digit
+        case 0xF5...: token
+        default: other
+        }
     }
 }
+
+/// The number that eight lowercase hex digits stand for; the first one is in the highest byte.
+@inline(__always)
+private func hexNumber(_ digits: UInt64) -> UInt64? {
+    let ones: UInt64 = 0x0101_0101_0101_0101
+    let values = (digits & (0x0F * ones)) &+ 9 * ((digits >> 6) & ones)
+    // Written again they must be the same: uppercase and anything else is not.
+    let letters = ((values &+ 6 * ones) >> 4) & ones
+    guard values & (0xF0 * ones) == 0, values &+ 0x30 * ones &+ 0x27 * letters == digits else { return nil }
+    var number = (values | values >> 4) & 0x00FF_00FF_00FF_00FF
+    number = (number | number >> 8) & 0x0000_FFFF_0000_FFFF
+    return (number | number >> 16) & 0xFFFF_FFFF
+}
+
 private let hexDigits = Array("0123456789abcdef".utf8)
 
 @inline(__always)
@@ -119,48 +140,50 @@ struct TextShortener {
     }
 
     private mutating func shorten(_ document: UnsafeRawBufferPointer) -> Bool {
-        let bytes = document.bindMemory(to: UInt8.self)
-        let end = bytes.count
-        var copied = 0
-        var at = 0
-        while at < end {
-            let byte = bytes[at]
-            if byte == quote {
-                if at + 17 < end, bytes[at + 17] == quote, let id = Self.id(bytes, at + 1) {
-                    text.append(contentsOf: UnsafeBufferPointer(rebasing: bytes[copied..<at]))
-                    text.append(idToken)
-                    note(id)
-                    at += 18
-                    copied = at
-                } else if at + traceID.count < end, bytes[at + 2] == 0x2D, isTraceID(bytes, at + 1) {
-                    text.append(contentsOf: UnsafeBufferPointer(rebasing: bytes[copied...at]))
-                    text.append(traceToken)
-                    at += 1 + traceID.count
-                    copied = at
-                } else {
+        Start.table.withUnsafeBufferPointer { starts in
+            let bytes = document.bindMemory(to: UInt8.self)
+            let end = bytes.count
+            var copied = 0
+            var at = 0
+            while at < end {
+                switch starts[Int(bytes[at])] {
+                case Start.other:
                     at += 1
+                case Start.quote:
+                    if at + 17 < end, bytes[at + 17] == quote, let id = Self.id(document, at + 1) {
+                        text.append(contentsOf: UnsafeBufferPointer(rebasing: bytes[copied..<at]))
+                        text.append(idToken)
+                        note(id)
+                        at += 18
+                        copied = at
+                    } else if at + traceID.count < end, bytes[at + 2] == 0x2D, isTraceID(bytes, at + 1) {
+                        text.append(contentsOf: UnsafeBufferPointer(rebasing: bytes[copied...at]))
+                        text.append(traceToken)
+                        at += 1 + traceID.count
+                        copied = at
+                    } else {
+                        at += 1
+                    }
+                case Start.digit:
+                    if bytes[at] != 0x30, at + 11 < end, bytes[at + 10] == point,
+                        at == 0 || !belongsToNumber(bytes[at - 1]), let (value, decimals) = Self.time(bytes, at)
+                    {
+                        text.append(contentsOf: UnsafeBufferPointer(rebasing: bytes[copied..<at]))
+                        text.append(idToken + UInt8(decimals))
+                        values.appendZigzag(value &- memory.expected(decimals: decimals))
+                        memory.see(value, decimals: decimals)
+                        at += 11 + decimals
+                        copied = at
+                    } else {
+                        repeat { at += 1 } while at < end && isDigit(bytes[at])
+                    }
+                default:
+                    return false
                 }
-            } else if isDigit(byte) {
-                if byte != 0x30, at + 11 < end, bytes[at + 10] == point, at == 0 || !belongsToNumber(bytes[at - 1]),
-                    let (value, decimals) = Self.time(bytes, at)
-                {
-                    text.append(contentsOf: UnsafeBufferPointer(rebasing: bytes[copied..<at]))
-                    text.append(idToken + UInt8(decimals))
-                    values.appendZigzag(value &- memory.expected(decimals: decimals))
-                    memory.see(value, decimals: decimals)
-                    at += 11 + decimals
-                    copied = at
-                } else {
-                    repeat { at += 1 } while at < end && isDigit(bytes[at])
-                }
-            } else if byte >= traceToken {
-                return false
-            } else {
-                at += 1
             }
+            text.append(contentsOf: UnsafeBufferPointer(rebasing: bytes[copied..<end]))
+            return true
         }
-        text.append(contentsOf: UnsafeBufferPointer(rebasing: bytes[copied..<end]))
-        return true
     }
 
     private mutating func note(_ id: UInt64) {
@@ -180,14 +203,13 @@ struct TextShortener {
         }
     }
 
-    private static func id(_ bytes: UnsafeBufferPointer<UInt8>, _ at: Int) -> UInt64? {
-        var id: UInt64 = 0
-        for index in at..<at + 16 {
-            let value = hexValues[Int(bytes[index])]
-            guard value < 16 else { return nil }
-            id = id << 4 | UInt64(value)
-        }
-        return id
+    /// The 16 digits at `at`, which are there.
+    @inline(__always)
+    private static func id(_ bytes: UnsafeRawBufferPointer, _ at: Int) -> UInt64? {
+        guard let high = hexNumber(UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: at, as: UInt64.self))),
+            let low = hexNumber(UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: at + 8, as: UInt64.self)))
+        else { return nil }
+        return high << 32 | low
     }
 
     /// Ten digits, a point and one to seven digits that are all of a number.
