@@ -1,8 +1,8 @@
 // What makes documents hard to compress are their ids and times: random digits that break every repetition around them.
 // Here each is replaced by one byte that is never part of UTF-8, and its value goes into a second stream: an id as 8 bytes, or
 // as the distance to where it stood before; a time as the difference to the time before it. Exact both ways: what does not
-// look precisely like that stays as it is. Measured on generated traces: a quarter less than the same zstd without it, in half
-// of the time.
+// look precisely like that stays as it is. It pays in bytes, not in time: of generated traces the stored documents take about a quarter
+// less; looking through them takes 6 % of the ingest path's processor time, of which zstd gives back 4.
 //
 // Tokens: 0xF5 the text of the trace's id behind a quote; 0xF6 a quoted id of 16 lowercase hex digits, quotes included;
 // 0xF6 + n (n = 1 … 7) ten digits, a point, n digits.

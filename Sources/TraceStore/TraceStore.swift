@@ -12,7 +12,7 @@ public struct TraceStoreOptions: Sendable {
     public var writerCount = 2
     /// Documents of an account to collect before a dictionary is trained from them.
     public var dictionarySampleBytes = 1_500_000
-    /// Twice of it compresses no better, and takes half as long again.
+    /// Twice of it takes 2 % off, and half as long again.
     public var dictionaryBytes = 32 << 10
     /// How long a commit is repeated while PostgreSQL is away before it fails.
     public var commitPatience: Duration = .seconds(20)
