@@ -93,17 +93,25 @@ struct DoctorCommand: AsyncParsableCommand {
         }
     }
 
+    /// Partitions change hands when an aggregator comes, goes or dies, and have no owner for some seconds then: that is
+    /// no failure unless it lasts.
     private func examineLeases(_ store: TraceStore, _ report: inout DoctorReport) async {
+        let patience = Duration.seconds(8)
+        let deadline = ContinuousClock.now + patience
         do {
-            let view = try await store.clusterView()
-            let expired = view.leases.filter { !$0.owner.isEmpty && !$0.isLive }
-            let free = view.leases.filter(\.owner.isEmpty)
+            var view = try await store.clusterView()
+            while !view.workers.isEmpty, !view.leases.allSatisfy(\.isLive), ContinuousClock.now < deadline {
+                try await Task.sleep(for: .milliseconds(250))
+                view = try await store.clusterView()
+            }
+            let free = view.leases.count(where: \.owner.isEmpty)
+            let expired = view.leases.count { !$0.owner.isEmpty && !$0.isLive }
             if view.workers.isEmpty {
                 report.warn("leases", "no aggregator is alive; what is sent now is folded when one is started")
-            } else if !expired.isEmpty || !free.isEmpty {
+            } else if free + expired > 0 {
                 report.fail(
                     "leases",
-                    "of the partitions \(expired.count) have an owner that is gone and \(free.count) have none, though there is an aggregator (\(view.workers.count)); if this stays so for more than 5 s, look at their logs"
+                    "of the partitions \(expired) have an owner that is gone and \(free) have none, for \(patience.components.seconds) s now, though there is an aggregator (\(view.workers.count)): look at their logs"
                 )
             } else {
                 report.pass(
