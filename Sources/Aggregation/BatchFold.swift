@@ -31,6 +31,13 @@ final class BatchFold {
         var partition: Int
         var entry: LogEntry
         var document: SegmentDocument
+
+        /// The document, moved out: the fold need not copy its entities then.
+        mutating func takeDocument() -> SegmentDocument {
+            var taken = SegmentDocument(traceID: document.traceID, entities: [], enclosing: [])
+            swap(&taken, &document)
+            return taken
+        }
     }
 
     /// A trace that the batch touches, from first sight until it goes back to the cache.
@@ -125,7 +132,9 @@ final class BatchFold {
         // The tables have these only after the commit: until the next batch is folded they must not be read from there.
         // So the older ones make room, even if the batch alone is more than the cache should hold.
         cache.evict(room: touched.reduce(0) { $0 + TraceCache.weight(of: $1.state) })
-        for trace in touched where trace.state.version > 0 { cache.put(trace.state, for: trace.key) }
+        for index in touched.indices where touched[index].state.version > 0 {
+            cache.put(touched[index].state, for: touched[index].key)
+        }
         return result
     }
 
@@ -226,18 +235,22 @@ final class BatchFold {
 
     /// Folds the batch's documents of one trace in log order.
     private func apply(_ touched: inout Touched, _ groups: GroupFold, _ result: inout FoldedBatch) {
-        for record in touched.records {
-            let entry = record.entry
+        var records: [Record] = []
+        swap(&records, &touched.records)
+        touched.state.trace.reserve(entityCount: records.reduce(0) { $0 + $1.document.entities.count })
+        for index in records.indices {
+            let entry = records[index].entry
             let wasExceeded = touched.state.trace.limitExceeded
+            let document = records[index].takeDocument()
             let outcome = entry.value.withUnsafeBytes {
-                touched.state.trace.fold(record.document, bytes: $0, receivedAt: entry.receivedAt, limits: limits)
+                touched.state.trace.fold(document, bytes: $0, receivedAt: entry.receivedAt, limits: limits)
             }
             switch outcome {
             case .changed:
                 touched.isChanged = true
                 touched.newDocuments.append(
                     StoredDocument(
-                        receivedAt: entry.receivedAt, partition: record.partition, offset: entry.offset,
+                        receivedAt: entry.receivedAt, partition: records[index].partition, offset: entry.offset,
                         bytes: entry.value))
                 groups.admit(&touched.state, receivedAt: entry.receivedAt)
             case .ignored:
@@ -245,13 +258,12 @@ final class BatchFold {
             case .overLimit:
                 if !wasExceeded { touched.isChanged = true }
                 reject(
-                    entry, partition: record.partition, code: "TraceSizeLimitExceeded",
+                    entry, partition: records[index].partition, code: "TraceSizeLimitExceeded",
                     reason:
                         "the trace holds \(touched.state.trace.storedBytes) bytes; \(entry.value.count) more would be over its limit of \(limits.traceBytes)",
                     &result)
             }
         }
-        touched.records = []
     }
 
     /// Finds out what the links of changed consumers resolve to now.

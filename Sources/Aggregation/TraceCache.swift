@@ -22,13 +22,15 @@ struct CachedTrace {
 struct TraceCache {
     private final class Node {
         let key: TraceKey
-        var value: CachedTrace
+        let value: CachedTrace
+        let weight: Int
         var newer: Node?
         unowned(unsafe) var older: Node?
 
         init(key: TraceKey, value: CachedTrace) {
             self.key = key
             self.value = value
+            weight = TraceCache.weight(of: value)
         }
     }
 
@@ -53,7 +55,7 @@ struct TraceCache {
     mutating func take(_ key: TraceKey) -> CachedTrace? {
         guard let node = nodes.removeValue(forKey: key) else { return nil }
         unlink(node)
-        weight -= Self.weight(of: node.value)
+        weight -= node.weight
         return node.value
     }
 
@@ -67,7 +69,7 @@ struct TraceCache {
             oldest = node
         }
         newest = node
-        weight += Self.weight(of: value)
+        weight += node.weight
     }
 
     /// Drops the least recently used traces until `room` more fits into the capacity, or nothing is left.
@@ -75,7 +77,7 @@ struct TraceCache {
         while weight > capacity - room, let victim = oldest {
             nodes[victim.key] = nil
             unlink(victim)
-            weight -= Self.weight(of: victim.value)
+            weight -= victim.weight
         }
     }
 

@@ -15,7 +15,7 @@ public struct PostgresLogOptions: Sendable {
     public var commitBytes = 4 << 20
     /// When the last commit ended less than `linger` ago and less than this waits, the writer waits that long for more:
     /// under load fewer and larger commits, for a lone request none of it.
-    public var lingerBytes = 512 << 10
+    public var lingerBytes = 192 << 10
     public var linger: Duration = .milliseconds(3)
     /// Recent records kept in memory for the reader in the same process.
     public var tailBytes = 16 << 20

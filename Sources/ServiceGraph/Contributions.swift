@@ -379,7 +379,8 @@ extension Contributions {
             return
         }
         let caller = Int(forest.owner[above])
-        guard entities[above].entity.isRemoteCall else {
+        // `isRemoteCall` by its fields: asking the entity would copy it.
+        guard entities[above].entity.kind == .subsegment, entities[above].entity.namespace != .none else {
             observe(
                 edgeFrom: scratch.nodeOf[caller], to: node, at: index, entities, isObserved: true, rootStart: rootStart,
                 sign: sign, showsOpenEntities: showsOpenEntities)

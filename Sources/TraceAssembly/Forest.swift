@@ -145,7 +145,7 @@ extension Forest {
                 if root < 0 || precedes(Int32(index), root) { root = Int32(index) }
             } else if settled < 0 {
                 if fallbackRoot < 0 || precedes(Int32(index), fallbackRoot) { fallbackRoot = Int32(index) }
-            } else if trace.entities[Int(settled)].entity.isRemoteCall {
+            } else if isRemoteCall(settled) {
                 resolved[Int(settled)] = true
             }
         }
@@ -202,7 +202,7 @@ extension Forest {
                 } else {
                     hasOpenEntity = true
                 }
-                if entities[index].entity.isTraced, entities[index].entity.isRemoteCall, !resolved[index] {
+                if entities[index].entity.isTraced, !resolved[index], isRemoteCall(Int32(index)) {
                     isAwaited = true
                 }
             }
@@ -241,7 +241,14 @@ extension Forest {
 
     /// An attached remote call that no segment names as parent: it stands for an inferred service.
     public func isLeafCall(_ index: Int32) -> Bool {
-        owner[Int(index)] >= 0 && !resolved[Int(index)] && trace.entities[Int(index)].entity.isRemoteCall
+        owner[Int(index)] >= 0 && !resolved[Int(index)] && isRemoteCall(index)
+    }
+
+    /// `Entity.isRemoteCall`, from its fields: asking the entity would copy it.
+    private func isRemoteCall(_ index: Int32) -> Bool {
+        trace.entities.withUnsafeBufferPointer {
+            $0[Int(index)].entity.kind == .subsegment && $0[Int(index)].entity.namespace != .none
+        }
     }
 
     /// An attached remote call that some segment names as parent.

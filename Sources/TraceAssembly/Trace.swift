@@ -53,6 +53,13 @@ public struct Trace: Sendable {
     }
 }
 
+extension Entity {
+    /// What stands where an entity was moved away.
+    fileprivate static var nothing: Entity {
+        Entity(id: EntityID(rawValue: 0), parentID: nil, kind: .segment, name: "", start: 0, end: nil)
+    }
+}
+
 extension Trace {
     /// Takes one document, in log order. The same documents in the same order always give the same trace, and so do
     /// only those of them that changed it (refold stored documents with `.unlimited`).
@@ -67,14 +74,16 @@ extension Trace {
     /// Cost: one table look-up per entity of the document, whatever the size of the trace.
     /// Source: `segments.md` §15, rulings 1, 2, 3, 10, R-18, R-19, R-21, R-38.
     public mutating func fold(
-        _ document: SegmentDocument, receivedAt: Micros, byteCount: Int, contentHash: UInt64,
+        _ document: consuming SegmentDocument, receivedAt: Micros, byteCount: Int, contentHash: UInt64,
         limits: TraceLimits = .unlimited
     ) -> FoldResult {
-        guard let own = document.entities.first else { return .ignored }
-        if let index = indexes[own.id] {
+        guard !document.entities.isEmpty else { return .ignored }
+        if let index = indexes[document.entities[0].id] {
             // First completion wins, and with it the whole embedded tree is ignored; the kind of first sight stays.
             let position = Int(index)
-            guard entities[position].entity.isOpen, entities[position].entity.kind == own.kind else { return .ignored }
+            guard entities[position].entity.isOpen, entities[position].entity.kind == document.entities[0].kind else {
+                return .ignored
+            }
         } else if limits.traceBytes > 0, storedBytes + byteCount > limits.traceBytes {
             limitExceeded = true
             return .overLimit
@@ -85,9 +94,10 @@ extension Trace {
         var hasOpenEntity = false
         for ordinal in document.entities.indices {
             if document.entities[ordinal].isOpen { hasOpenEntity = true }
-            if take(document.entities[ordinal], number: number, ordinal: Int32(ordinal), contentHash: contentHash) {
-                changed = true
-            }
+            // Moved out: an entity is large, and a copy would retain each of its strings.
+            var entity = Entity.nothing
+            swap(&entity, &document.entities[ordinal])
+            if take(entity, number: number, ordinal: Int32(ordinal), contentHash: contentHash) { changed = true }
         }
         guard changed else { return .ignored }
         revision += 1
@@ -99,16 +109,25 @@ extension Trace {
 
     /// `fold` with length and hash taken from the document's bytes.
     public mutating func fold(
-        _ document: SegmentDocument, bytes: UnsafeRawBufferPointer, receivedAt: Micros, limits: TraceLimits = .unlimited
+        _ document: consuming SegmentDocument, bytes: UnsafeRawBufferPointer, receivedAt: Micros, limits: TraceLimits = .unlimited
     ) -> FoldResult {
-        let hasOpenEntity = document.entities.contains { $0.isOpen }
+        var hasOpenEntity = false
+        for index in document.entities.indices where document.entities[index].isOpen { hasOpenEntity = true }
         return fold(
             document, receivedAt: receivedAt, byteCount: bytes.count,
             contentHash: hasOpenEntity ? Trace.contentHash(of: bytes) : 0, limits: limits)
     }
 
+    /// Makes room for entities to come, so that folding them need not make room again and again.
+    public mutating func reserve(entityCount: Int) {
+        let wanted = entities.count + entityCount
+        guard wanted > entities.capacity else { return }
+        entities.reserveCapacity(max(wanted, entities.capacity * 2))
+        indexes.reserveCapacity(wanted)
+    }
+
     /// Stores, replaces or completes one entity; false when it brings nothing.
-    private mutating func take(_ entity: Entity, number: Int32, ordinal: Int32, contentHash: UInt64) -> Bool {
+    private mutating func take(_ entity: consuming Entity, number: Int32, ordinal: Int32, contentHash: UInt64) -> Bool {
         guard let index = indexes[entity.id] else {
             indexes[entity.id] = Int32(entities.count)
             entities.append(TraceEntity(entity: entity, document: number, ordinal: ordinal))
