@@ -19,6 +19,8 @@ public struct AggregatorOptions: Sendable {
     public var batchInterval: Duration = .milliseconds(50)
     /// How long a worker with nothing to do sleeps before it looks again (news wake it at once).
     public var idleWait: Duration = .seconds(1)
+    /// How long a partition may give nothing before the log is asked why.
+    public var silenceLimit: Duration = .seconds(1)
     /// Entities of growing traces kept in memory.
     public var cacheEntities = 120_000
     /// `max_trace_bytes`; 0 = no limit.
@@ -70,6 +72,8 @@ public actor Aggregator: Service {
     private var mustLook = true
     /// Not everything that was due has been claimed.
     private var isWaitingForPartitions = false
+    /// Partitions that had nothing at hand when they were last read, though their end was not reached.
+    private var silentSince: [Int: ContinuousClock.Instant] = [:]
     /// Partitions that cannot be read, and why.
     private var troubles: [Int: SegmentLogError] = [:]
     /// Bound of one batch now: smaller after a conflict, so that two workers with many traces in common get on.
@@ -358,7 +362,9 @@ public actor Aggregator: Service {
     private func interval(after folded: FoldedBatch, foldTime: Duration) -> Duration {
         let repeated = folded.knownEntityCount
         let share = Double(repeated) / Double(max(repeated + folded.newEntityCount, 1))
-        return min(max(options.batchInterval, foldTime * share * 20), options.batchInterval * 10)
+        // Half of what a batch of a few hundred records costs is the batch.
+        let interval = options.batchInterval * (folded.recordCount < options.batchRecords / 16 ? 1 : 2)
+        return min(max(interval, foldTime * share * 20), options.batchInterval * 10)
     }
 
     /// What the partitions have beyond their positions, within the bounds of a batch; each gets its share. One that cannot
@@ -371,8 +377,8 @@ public actor Aggregator: Service {
         for owned in partitions {
             let (partition, position) = (owned.state.partition, owned.state.position)
             do throws(SegmentLogError) {
-                let batch = try await log.read(partition: partition, from: position, maxRecords: share, maxBytes: bytes)
-                if batch.nextOffset > position { result.append(batch) }
+                let batch = try await nextRecords(partition, from: position, maxRecords: share, maxBytes: bytes)
+                if let batch, batch.nextOffset > position { result.append(batch) }
             } catch {
                 switch error.code {
                 case .trimmed(let first) where first > position:
@@ -390,6 +396,25 @@ public actor Aggregator: Service {
         }
         report(troubles)
         return result
+    }
+
+    /// What is at hand. Of a partition that has been silent for long, though it was not read to its end, the log is asked what
+    /// is wrong.
+    private func nextRecords(
+        _ partition: Int, from position: Int64, maxRecords: Int, maxBytes: Int
+    ) async throws(SegmentLogError) -> LogBatch? {
+        if let batch = try await log.readAvailable(
+            partition: partition, from: position, maxRecords: maxRecords, maxBytes: maxBytes)
+        {
+            silentSince[partition] = nil
+            return batch
+        }
+        let now = ContinuousClock.now
+        let since = silentSince[partition] ?? now
+        silentSince[partition] = since
+        guard now - since > options.silenceLimit else { return nil }
+        silentSince[partition] = nil
+        return try await log.read(partition: partition, from: position, maxRecords: maxRecords, maxBytes: maxBytes)
     }
 
     private func report(_ troubles: [Int: SegmentLogError]) {

@@ -33,9 +33,11 @@ final class KafkaClient: @unchecked Sendable {
     private let sink: Unmanaged<LogSink>
     private let isDestroyed = Atomic<Bool>(false)
 
-    /// - Parameter events: `RD_KAFKA_EVENT_…` to be delivered as events instead of callbacks.
+    /// - Parameters:
+    ///   - events: `RD_KAFKA_EVENT_…` to be delivered as events instead of callbacks.
+    ///   - pacesFetches: see `FetchPace`.
     init(
-        _ type: rd_kafka_type_t, _ settings: KafkaSettings, events: Int32 = 0, logger: Logger
+        _ type: rd_kafka_type_t, _ settings: KafkaSettings, events: Int32 = 0, pacesFetches: Bool = false, logger: Logger
     ) throws(SegmentLogError) {
         let configuration = rd_kafka_conf_new()
         var reason = [CChar](repeating: 0, count: 512)
@@ -54,6 +56,7 @@ final class KafkaClient: @unchecked Sendable {
             let sink = Unmanaged<LogSink>.fromOpaque(opaque).takeUnretainedValue()
             sink.log(level: level, facility: facility.map { String(cString: $0) } ?? "", String(cString: message))
         }
+        if pacesFetches { FetchPace.apply(to: configuration) }
         guard let handle = rd_kafka_new(type, configuration, &reason, reason.count) else {
             rd_kafka_conf_destroy(configuration)
             sink.release()
@@ -70,10 +73,46 @@ final class KafkaClient: @unchecked Sendable {
         sink.release()
     }
 
+    /// Has librdkafka's thread for the broker look at a partition. It sleeps up to a second, whatever is assigned or taken from
+    /// a full queue meanwhile (before version 2.2 at least). Any request to that broker ends its sleep; this one is the smallest,
+    /// and nobody needs its answer.
+    func wakeFetcher(topic: String, partition: Int32) {
+        guard let list = rd_kafka_topic_partition_list_new(1) else { return }
+        defer { rd_kafka_topic_partition_list_destroy(list) }
+        rd_kafka_topic_partition_list_add(list, topic, partition)?.pointee.offset = Int64(RD_KAFKA_OFFSET_BEGINNING)
+        rd_kafka_offsets_for_times(handle, list, 1)
+    }
+
     static func text(_ code: rd_kafka_resp_err_t) -> String { String(cString: rd_kafka_err2str(code)) }
 
     private static func text(_ reason: [CChar]) -> String {
         String(decoding: reason.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+}
+
+/// Keeps a client that has caught up from asking for every few records one by one: a fetch that brings little takes at least
+/// `interval`. A request costs both sides the same however little it brings, and brokers differ in how long they hold an
+/// empty one (`fetch.wait.max.ms` and `fetch.min.bytes` are wishes; some answer at once, and would be asked ten thousand times
+/// a second). Runs on librdkafka's thread for the broker, which has nothing to do in between but other requests to it; so
+/// short a wait is the one lever there is, as librdkafka has no setting for it.
+private enum FetchPace {
+    static let interval: Int64 = 5_000
+    static let little = 16 << 10
+    private static let fetch: Int16 = 1
+
+    static func apply(to configuration: OpaquePointer?) {
+        rd_kafka_conf_interceptor_add_on_new(
+            configuration, "beamline",
+            { client, _, _, _, _ in
+                rd_kafka_interceptor_add_on_response_received(
+                    client, "beamline",
+                    { _, _, _, _, request, _, _, size, roundTrip, _, _ in
+                        if request == FetchPace.fetch, size < FetchPace.little, (0..<FetchPace.interval).contains(roundTrip) {
+                            usleep(UInt32(FetchPace.interval - roundTrip))
+                        }
+                        return RD_KAFKA_RESP_ERR_NO_ERROR
+                    }, nil)
+            }, nil)
     }
 }
 

@@ -106,7 +106,7 @@ final class KafkaConsumer: @unchecked Sendable {
         settings: KafkaSettings, topic: String, maxValueBytes: Int, prefetchBytes: Int, logger: Logger,
         clock: @escaping @Sendable () -> Micros
     ) throws(SegmentLogError) {
-        let client = try KafkaClient(RD_KAFKA_CONSUMER, settings, logger: logger)
+        let client = try KafkaClient(RD_KAFKA_CONSUMER, settings, pacesFetches: true, logger: logger)
         let commits = Commits()
         self.client = client
         self.topic = topic
@@ -241,17 +241,20 @@ final class KafkaConsumer: @unchecked Sendable {
         }
     }
 
-    /// librdkafka stops fetching when a partition's queue is full, and its thread for the broker then sleeps up to a second
-    /// whatever is taken from the queue. Any request to that broker ends its sleep; this one is the smallest.
+    /// The partition's queue has room again: librdkafka stops fetching when it is full.
     private func wakeFetcher(of partition: Partition) {
         partition.takenBytes = 0
         let number = partition.number
-        thread.enqueue { [client, topic] in
-            guard let list = rd_kafka_topic_partition_list_new(1) else { return }
-            defer { rd_kafka_topic_partition_list_destroy(list) }
-            rd_kafka_topic_partition_list_add(list, topic, number)?.pointee.offset = Int64(RD_KAFKA_OFFSET_BEGINNING)
-            // Nobody needs the answer.
-            rd_kafka_offsets_for_times(client.handle, list, 1)
+        thread.enqueue { [client, topic] in client.wakeFetcher(topic: topic, partition: number) }
+    }
+
+    /// Has a newly assigned partition fetched soon. When librdkafka is ready for it cannot be seen, so it is woken thrice.
+    private func wakeFetcher(ofAssigned number: Int32) {
+        Task { [thread, client, topic] in
+            for pause in [2, 10, 50] {
+                try? await Task.sleep(for: .milliseconds(pause))
+                thread.enqueue { client.wakeFetcher(topic: topic, partition: number) }
+            }
         }
     }
 
@@ -306,6 +309,7 @@ final class KafkaConsumer: @unchecked Sendable {
             return String(cString: rd_kafka_error_string(error))
         }
         partition.isAssigned = true
+        wakeFetcher(ofAssigned: partition.number)
         return nil
     }
 

@@ -28,7 +28,7 @@ public struct KafkaLogOptions: Sendable {
     public var queueBytes = 48 << 20
     /// After it an append that is not acknowledged fails. Less than the 2 s after which the X-Ray daemon gives up.
     public var appendTimeout: Duration = .milliseconds(1_900)
-    /// How long records may wait for others to share a request with.
+    /// How long the records of a partition wait for others after a request: a lone one is sent at once.
     public var linger: Duration = .milliseconds(5)
     /// Bytes of records fetched ahead, all partitions together; not less than 1 MiB for each.
     public var prefetchBytes = 96 << 20
@@ -118,7 +118,7 @@ public final class KafkaLog: SegmentLog {
             let batchBytes = topicSettings["max.message.bytes"].flatMap { Int($0) } ?? 1_000_000
             let producer = try KafkaProducer(
                 settings: settings.producer, topic: options.topic, queueBytes: options.queueBytes,
-                timeout: options.appendTimeout, batchBytes: max(16 << 10, min(1_000_000, batchBytes)),
+                timeout: options.appendTimeout, linger: options.linger, batchBytes: max(16 << 10, min(1_000_000, batchBytes)),
                 partitionCount: { known.count.load(ordering: .relaxed) }, logger: logger)
             return KafkaLog(
                 known: known, options: options, producer: producer, consumer: openConsumer, queries: queries,
@@ -296,6 +296,22 @@ public final class KafkaLog: SegmentLog {
         )
     }
 
+    public func readAvailable(
+        partition: Int, from offset: Int64, maxRecords: Int, maxBytes: Int
+    ) async throws(SegmentLogError) -> LogBatch? {
+        guard (0..<partitionCount).contains(partition) else {
+            throw SegmentLogError(.corrupt, "the log has no partition \(partition)")
+        }
+        let fetched = try await consumer.read(
+            partition: partition, from: max(0, offset), maxRecords: maxRecords, maxBytes: maxBytes, timeout: .zero)
+        switch fetched {
+        case .batch(let batch): return batch
+        case .nothing: return nil
+        case .outOfRange:
+            return try await read(partition: partition, from: offset, maxRecords: maxRecords, maxBytes: maxBytes)
+        }
+    }
+
     public func endOffsets() async throws(SegmentLogError) -> [Int64] { try await queries.ends(count: partitionCount) }
 
     public func startOffsets() async throws(SegmentLogError) -> [Int64] {
@@ -377,7 +393,8 @@ private struct Settings {
 
         var producer = common
         producer["compression.type"] = "lz4"
-        producer["linger.ms"] = "\(options.linger.wholeMilliseconds)"
+        // Batches are made by `KafkaProducer`; this is for records that are not sent when it asks for it.
+        producer["linger.ms"] = "5"
         producer["retry.backoff.ms"] = "50"
         producer = producer.merged(with: properties)
         producer["enable.idempotence"] = "true"

@@ -64,9 +64,14 @@ final class KafkaPreview: @unchecked Sendable {
         var reader = KafkaRecordReader(maxValueBytes: .max)
         let now = clock()
         let deadline = ContinuousClock.now + timeout
-        while !open.isEmpty, ContinuousClock.now < deadline {
-            let rest = Int32(clamping: max(1, (deadline - .now).wholeMilliseconds))
-            guard let message = rd_kafka_consumer_poll(client.handle, rest) else { continue }
+        var patience: Int64 = 2
+        while let waitsFor = open.keys.first, ContinuousClock.now < deadline {
+            let rest = Int32(clamping: max(1, min(patience, (deadline - .now).wholeMilliseconds)))
+            guard let message = rd_kafka_consumer_poll(client.handle, rest) else {
+                client.wakeFetcher(topic: topic, partition: Int32(clamping: waitsFor))
+                patience = min(patience * 2, 200)
+                continue
+            }
             defer { rd_kafka_message_destroy(message) }
             let partition = Int(message.pointee.partition)
             guard let end = open[partition], var receipts = seen[partition] else { continue }

@@ -1,6 +1,11 @@
-// The writing half of the Kafka log: an idempotent producer on a thread of its own. The thread queues the records of
-// requests, serves delivery reports in batches, and answers a request when all of its records are acknowledged. When
-// librdkafka declares the producer broken, it makes a new one and sends again what was not acknowledged.
+// The writing half of the Kafka log: an idempotent producer on a thread of its own. The thread keeps the records of requests
+// in a lane for each partition and hands a lane's records to librdkafka when those before are acknowledged: what comes in
+// meanwhile goes as one batch. It serves delivery reports and answers a request when all of its records are acknowledged.
+// When librdkafka declares the producer broken, it makes a new one and sends again what was not acknowledged.
+//
+// librdkafka could do the batching (`linger.ms`), but its thread for a broker spins (up to version 2.0 at least) while it has
+// records that it may not send yet: in the last millisecond of a linger time, and while five requests are under way, the
+// most that an idempotent producer may have. So it only gets what it can send.
 
 import CKafka
 import Foundation
@@ -21,8 +26,8 @@ final class KafkaProducer: @unchecked Sendable {
         var missing: Int
         /// Records handed to librdkafka whose report has not come.
         var inFlight = 0
-        /// First record that librdkafka has not taken yet.
-        var nextToSend = 0
+        /// Records that librdkafka has not got.
+        var waiting: Int
 
         init(_ incoming: Incoming, partitionCount: Int) {
             records = incoming.records
@@ -30,9 +35,35 @@ final class KafkaProducer: @unchecked Sendable {
             reply = incoming.reply
             isAcknowledged = [Bool](repeating: false, count: incoming.records.count)
             missing = incoming.records.count
+            waiting = incoming.records.count
+        }
+    }
+
+    /// The records of one partition on their way. Owned by the thread.
+    private struct Lane {
+        /// In the order of the requests; those before `first` are done with.
+        var waiting: [(id: UInt, index: Int)] = []
+        var first = 0
+        var waitingBytes = 0
+        /// Handed to librdkafka, not yet reported.
+        var inFlight = 0
+        var lastSend: ContinuousClock.Instant?
+
+        var isEmpty: Bool { first == waiting.count }
+
+        mutating func append(_ id: UInt, _ index: Int, byteCount: Int) {
+            waiting.append((id, index))
+            waitingBytes += byteCount
         }
 
-        var isSent: Bool { nextToSend == records.count }
+        mutating func removeFirst(byteCount: Int) {
+            first += 1
+            waitingBytes -= byteCount
+            guard isEmpty else { return }
+            waiting.removeAll(keepingCapacity: true)
+            first = 0
+            waitingBytes = 0
+        }
     }
 
     private struct Incoming: Sendable {
@@ -58,6 +89,7 @@ final class KafkaProducer: @unchecked Sendable {
     private let topicName: String
     private let queueBytes: Int
     private let timeout: Duration
+    private let linger: Duration
     private let logger: Logger
     private let partitionCount: @Sendable () -> Int
     private let clock = ContinuousClock()
@@ -69,8 +101,12 @@ final class KafkaProducer: @unchecked Sendable {
     private var queue: OpaquePointer?
     private let writer = KafkaRecordWriter()
     private var requests: [UInt: Request] = [:]
-    /// Ids of requests not wholly taken by librdkafka, in order.
-    private var unsent: [UInt] = []
+    /// By partition.
+    private var lanes: [Lane] = []
+    /// The lane that is looked at first, so that each has its turn.
+    private var turn = 0
+    /// A lane has records that librdkafka did not take: to be tried again soon.
+    private var isRefused = false
     /// Requests in order of their deadlines; those before `firstDeadline` are done with.
     private var deadlines: [(id: UInt, at: ContinuousClock.Instant)] = []
     private var firstDeadline = 0
@@ -81,19 +117,27 @@ final class KafkaProducer: @unchecked Sendable {
     private var lastMetadata: ContinuousClock.Instant?
 
     private static let indexBits: UInt = 20
+    /// Requests to a broker that an idempotent producer may have under way.
+    private static let mostUnderWay = 5
+    /// A lane that waits longer for its reports takes no place from the others: its broker is slow, or gone.
+    private static let usualAnswer = Duration.milliseconds(100)
+    /// A lane with so much does not linger.
+    private static let lingerBytes = 64 << 10
 
     /// - Parameters:
     ///   - timeout: after it a request that is not acknowledged fails.
+    ///   - linger: shortest time between two batches of a partition, unless much waits.
     ///   - batchBytes: most that the broker takes in one batch.
     ///   - partitionCount: read for every request.
     init(
-        settings: KafkaSettings, topic: String, queueBytes: Int, timeout: Duration, batchBytes: Int,
-        partitionCount: @escaping @Sendable () -> Int, logger: Logger
+        settings: KafkaSettings, topic: String, queueBytes: Int, timeout: Duration, linger: Duration,
+        batchBytes: Int, partitionCount: @escaping @Sendable () -> Int, logger: Logger
     ) throws(SegmentLogError) {
         self.settings = settings
         topicName = topic
         self.queueBytes = queueBytes
         self.timeout = timeout
+        self.linger = linger
         self.batchBytes = batchBytes
         self.partitionCount = partitionCount
         self.logger = logger
@@ -210,75 +254,106 @@ final class KafkaProducer: @unchecked Sendable {
         end()
     }
 
-    /// How long the thread may sleep: until the next request gives up, or records that were not taken are tried again.
+    /// How long the thread may sleep: until the next request gives up, a lane is due, or what was not taken is tried again.
     private func pause() -> Int32 {
-        if !unsent.isEmpty { return 20 }
-        guard firstDeadline < deadlines.count else { return 1_000 }
-        return Int32(max(1, min(1_000, (deadlines[firstDeadline].at - clock.now).wholeMilliseconds + 1)))
+        var rest = Duration.seconds(1)
+        if firstDeadline < deadlines.count { rest = min(rest, deadlines[firstDeadline].at - clock.now) }
+        if isRefused { rest = min(rest, .milliseconds(20)) }
+        for lane in lanes where !lane.isEmpty && lane.inFlight == 0 {
+            rest = min(rest, lane.lastSend.map { $0 + linger - clock.now } ?? .zero)
+        }
+        return Int32(max(0, rest.wholeMilliseconds) + 1)
     }
 
     private func take(_ incoming: Incoming) {
         let id = nextID
         nextID += 1
-        requests[id] = Request(incoming, partitionCount: max(1, partitionCount()))
-        unsent.append(id)
+        let request = Request(incoming, partitionCount: max(1, partitionCount()))
+        requests[id] = request
         deadlines.append((id, incoming.deadline))
+        for index in request.partitions.indices { enqueue(request, id, index) }
     }
 
-    /// Hands records to librdkafka, in order; stops at the first it does not take.
+    private func enqueue(_ request: Request, _ id: UInt, _ index: Int) {
+        let partition = Int(request.partitions[index])
+        while lanes.count <= partition { lanes.append(Lane()) }
+        lanes[partition].append(id, index, byteCount: max(0, request.records.entries[index].length))
+    }
+
+    /// Hands over what is due, lane by lane.
     private func send() {
-        var done = 0
-        for id in unsent {
+        isRefused = false
+        guard !lanes.isEmpty else { return }
+        let now = clock.now
+        var hasSent = false
+        defer { if hasSent { flush() } }
+        var underWay = lanes.count { $0.inFlight > 0 && now - ($0.lastSend ?? now) < Self.usualAnswer }
+        for step in lanes.indices {
+            let number = (turn + step) % lanes.count
+            guard !lanes[number].isEmpty, lanes[number].inFlight == 0 else { continue }
+            if let last = lanes[number].lastSend, now - last < linger, lanes[number].waitingBytes < Self.lingerBytes { continue }
+            guard underWay < Self.mostUnderWay else {
+                turn = number
+                return
+            }
+            send(lane: number, now: now)
+            if lanes[number].inFlight > 0 {
+                underWay += 1
+                hasSent = true
+            }
+            if isBroken { return }
+        }
+    }
+
+    /// Has what was handed over sent as it is now. librdkafka's flag for it holds while the call waits, here in vain: only we
+    /// could take the reports. Should its thread look too late, the records go when their linger time is over.
+    private func flush() { rd_kafka_flush(client.handle, 1) }
+
+    /// Hands the records of a lane to librdkafka, one batch at most; stops at the first that it does not take.
+    private func send(lane number: Int, now: ContinuousClock.Instant) {
+        guard let topic else { return }
+        lanes[number].lastSend = now
+        var sentBytes = 0
+        while !lanes[number].isEmpty {
+            let (id, index) = lanes[number].waiting[lanes[number].first]
             guard let request = requests[id] else {
-                done += 1
+                lanes[number].removeFirst(byteCount: 0)
                 continue
             }
-            guard send(request, id) else { break }
-            done += 1
-            endIfComplete(request, id)
-        }
-        unsent.removeFirst(done)
-    }
-
-    private func send(_ request: Request, _ id: UInt) -> Bool {
-        guard let topic else { return false }
-        // A request that gave up before it was sent need not be sent.
-        guard request.reply != nil else {
-            request.nextToSend = request.records.count
-            return true
-        }
-        return request.records.bytes.withUnsafeBytes { bytes in
-            while !request.isSent {
-                let index = request.nextToSend
-                if request.isAcknowledged[index] {
-                    request.nextToSend += 1
-                    continue
-                }
+            let length = max(0, request.records.entries[index].length)
+            // A request that gave up before it was sent need not be sent.
+            if request.reply != nil, !request.isAcknowledged[index] {
+                if sentBytes > 0, sentBytes + length > batchBytes { return }
                 let opaque = UnsafeMutableRawPointer(bitPattern: (id + 1) << Self.indexBits | UInt(index))
-                let error = writer.send(
-                    request.records.entries[index], bytes, to: topic, partition: request.partitions[index],
-                    of: client.handle, opaque: opaque)
+                let error = request.records.bytes.withUnsafeBytes { bytes in
+                    writer.send(
+                        request.records.entries[index], bytes, to: topic, partition: Int32(number), of: client.handle,
+                        opaque: opaque)
+                }
                 switch error {
                 case RD_KAFKA_RESP_ERR_NO_ERROR:
                     request.inFlight += 1
-                    request.nextToSend += 1
+                    lanes[number].inFlight += 1
+                    sentBytes += length
                 case RD_KAFKA_RESP_ERR__FATAL:
                     isBroken = true
-                    return false
+                    return
                 case RD_KAFKA_RESP_ERR__QUEUE_FULL:
-                    return false
+                    isRefused = true
+                    return
                 case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION, RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+                    isRefused = true
                     refreshMetadata()
-                    return false
+                    return
                 case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
                     answer(request, tooLarge(request, index))
-                    request.nextToSend = request.records.count
                 default:
                     answer(request, SegmentLogError(.unavailable, "cannot write to Kafka: \(KafkaClient.text(error))"))
-                    request.nextToSend = request.records.count
                 }
             }
-            return true
+            lanes[number].removeFirst(byteCount: length)
+            request.waiting -= 1
+            endIfComplete(request, id)
         }
     }
 
@@ -325,6 +400,7 @@ final class KafkaProducer: @unchecked Sendable {
             let index = Int(tag & (1 << Self.indexBits - 1))
             guard let request = requests[id], index < request.records.count else { continue }
             request.inFlight -= 1
+            lanes[Int(request.partitions[index])].inFlight -= 1
             report(message.pointee.err, on: index, of: request, id)
             endIfComplete(request, id)
         }
@@ -375,7 +451,7 @@ final class KafkaProducer: @unchecked Sendable {
 
     /// A request leaves the queue when nothing of it is in librdkafka's memory any more.
     private func endIfComplete(_ request: Request, _ id: UInt) {
-        guard request.inFlight == 0, request.isSent, request.missing == 0 || request.reply == nil else { return }
+        guard request.inFlight == 0, request.waiting == 0, request.missing == 0 || request.reply == nil else { return }
         answer(request, nil)
         requests.removeValue(forKey: id)
         shared.withLock { $0.byteCount -= request.records.byteCount }
@@ -420,8 +496,10 @@ final class KafkaProducer: @unchecked Sendable {
         }
         endClient()
         replacements.wrappingAdd(1, ordering: .relaxed)
-        for request in requests.values { resend(request) }
-        unsent = requests.keys.sorted()
+        lanes = []
+        for id in requests.keys.sorted() {
+            if let request = requests[id] { resend(request, id) }
+        }
         do {
             client = try Self.makeClient(settings, batchBytes: batchBytes, logger: logger)
             prepareTopic()
@@ -456,7 +534,7 @@ final class KafkaProducer: @unchecked Sendable {
 
     /// From the first record of a partition that is not acknowledged, all of that partition go again: so the records of a
     /// trace keep their order.
-    private func resend(_ request: Request) {
+    private func resend(_ request: Request, _ id: UInt) {
         var partitions: Set<Int32> = []
         for index in request.isAcknowledged.indices {
             if !request.isAcknowledged[index] {
@@ -467,7 +545,11 @@ final class KafkaProducer: @unchecked Sendable {
             }
         }
         request.inFlight = 0
-        request.nextToSend = 0
+        request.waiting = 0
+        for index in request.partitions.indices where !request.isAcknowledged[index] {
+            request.waiting += 1
+            enqueue(request, id, index)
+        }
     }
 
     private func end() {

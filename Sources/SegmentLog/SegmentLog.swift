@@ -25,6 +25,13 @@ public protocol SegmentLog: Sendable {
     ///   `.beyondEnd` when the log ends before `offset` (a log that lost records); `.unavailable`; `.corrupt`.
     func read(partition: Int, from offset: Int64, maxRecords: Int, maxBytes: Int) async throws(SegmentLogError) -> LogBatch
 
+    /// The same without waiting for a server: what is at hand, perhaps nothing though there is more.
+    /// - Returns: nil when nothing is at hand and it is not known whether the partition ends there; `waitForRecords` returns
+    ///   when that changes.
+    func readAvailable(
+        partition: Int, from offset: Int64, maxRecords: Int, maxBytes: Int
+    ) async throws(SegmentLogError) -> LogBatch?
+
     /// For each partition, the offset the next record will get. Everything acknowledged before the call, by any node, is before it.
     func endOffsets() async throws(SegmentLogError) -> [Int64]
 
@@ -80,6 +87,14 @@ public struct LogBacklog: Sendable, Equatable {
         self.endOffset = endOffset
         self.recordCount = recordCount
         self.oldestReceipt = oldestReceipt
+    }
+}
+
+extension SegmentLog {
+    public func readAvailable(
+        partition: Int, from offset: Int64, maxRecords: Int, maxBytes: Int
+    ) async throws(SegmentLogError) -> LogBatch? {
+        try await read(partition: partition, from: offset, maxRecords: maxRecords, maxBytes: maxBytes)
     }
 }
 
