@@ -22,7 +22,7 @@ public struct AggregatorOptions: Sendable {
     /// How long a partition may give nothing before the log is asked why.
     public var silenceLimit: Duration = .seconds(1)
     /// Entities of growing traces kept in memory.
-    public var cacheEntities = 120_000
+    public var cacheEntities = 100_000
     /// `max_trace_bytes`; 0 = no limit.
     public var maxTraceBytes = 512_000
     public var segmentLimits = SegmentLimits()
@@ -76,6 +76,8 @@ public actor Aggregator: Service {
     private var silentSince: [Int: ContinuousClock.Instant] = [:]
     /// Partitions that cannot be read, and why.
     private var troubles: [Int: SegmentLogError] = [:]
+    /// When the batch before was begun.
+    private var lastStart = ContinuousClock.now
     /// Bound of one batch now: smaller after a conflict, so that two workers with many traces in common get on.
     private var batchRecords: Int
 
@@ -321,9 +323,12 @@ public actor Aggregator: Service {
             return isCommitted
         }
         let moves = batches.map(move)
-        let folded = try await fold.fold(batches, moves: moves)
+        var folded = try await fold.fold(batches, moves: moves)
         foldedAhead = folded.touched
         let foldTime = started.duration(to: .now)
+        let cycle = started - lastStart
+        lastStart = started
+        folded.rows.hasTime = foldTime * 2 < cycle
         let isCommitted = try await settle()
         // A batch folded before a pause of this machine is worth nothing any more; the guard would refuse it, too.
         guard leases.isHeld else {
@@ -336,7 +341,7 @@ public actor Aggregator: Service {
         commit(folded, foldTime: foldTime)
 
         let isFull = folded.recordCount >= batchRecords / 2
-        let pause = interval(after: folded, foldTime: foldTime) - started.duration(to: .now)
+        let pause = interval(after: folded, foldTime: foldTime, cycle: cycle) - started.duration(to: .now)
         if !isFull, pause > .zero { try await Task.sleep(for: pause) }
         return isCommitted
     }
@@ -359,11 +364,15 @@ public actor Aggregator: Service {
     /// Time from the start of this batch to the start of the next. Every batch that touches a trace looks at all of it, so
     /// a large trace that comes in single documents would cost the square of its size: while that is most of the work,
     /// batches come less often, so that it takes a twentieth of the time, and nobody waits more than ten times as long.
-    private func interval(after folded: FoldedBatch, foldTime: Duration) -> Duration {
+    /// Also, a batch costs some milliseconds by itself: while a few hundred records come in one interval, it is doubled, unless
+    /// that would fill half a batch.
+    /// - Parameter cycle: time from the start of the batch before to the start of this one.
+    private func interval(after folded: FoldedBatch, foldTime: Duration, cycle: Duration) -> Duration {
         let repeated = folded.knownEntityCount
         let share = Double(repeated) / Double(max(repeated + folded.newEntityCount, 1))
-        // Half of what a batch of a few hundred records costs is the batch.
-        let interval = options.batchInterval * (folded.recordCount < options.batchRecords / 16 ? 1 : 2)
+        let expected = Double(folded.recordCount) * (options.batchInterval * 2 / max(cycle, .milliseconds(1)))
+        let isSteady = folded.recordCount >= options.batchRecords / 16 && expected < Double(options.batchRecords / 2)
+        let interval = options.batchInterval * (isSteady ? 2 : 1)
         return min(max(interval, foldTime * share * 20), options.batchInterval * 10)
     }
 

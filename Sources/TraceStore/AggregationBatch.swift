@@ -19,6 +19,8 @@ public struct AggregationBatch: Sendable {
     public var searchSegments: [SearchSegmentDelta] = []
     /// What the batch changes for groups (`GroupChanges`); empty where accounts have none.
     public var groups = GroupChanges()
+    /// There is time to store it in fewer bytes.
+    public var hasTime = false
 
     public init() {}
 }

@@ -15,8 +15,14 @@ final class CompressionDictionary: @unchecked Sendable {
     /// Unique in its account; 0 is "no dictionary".
     let id: Int32
     let bytes: [UInt8]
-    fileprivate let compression: OpaquePointer?
+    private let compression: OpaquePointer?
+    /// Made when it is first needed.
+    private let thoroughCompression = Mutex<Digested?>(nil)
     fileprivate let decompression: OpaquePointer?
+
+    private struct Digested: @unchecked Sendable {
+        let pointer: OpaquePointer?
+    }
 
     init(id: Int32, bytes: [UInt8]) {
         self.id = id
@@ -28,7 +34,19 @@ final class CompressionDictionary: @unchecked Sendable {
 
     deinit {
         ZSTD_freeCDict(compression)
+        thoroughCompression.withLock { ZSTD_freeCDict($0?.pointer) }
         ZSTD_freeDDict(decompression)
+    }
+
+    /// - Parameter isThorough: level 5: 5 % fewer bytes for 2 µs more a document.
+    fileprivate func compression(isThorough: Bool) -> OpaquePointer? {
+        guard isThorough else { return compression }
+        return thoroughCompression.withLock { digested in
+            if let digested { return digested }
+            let made = Digested(pointer: bytes.withUnsafeBytes { ZSTD_createCDict($0.baseAddress, $0.count, 5) })
+            digested = made
+            return made
+        }.pointer
     }
 
     /// Trains on samples laid one after the other; takes some 100 ms of CPU per MB.
@@ -85,7 +103,8 @@ final class DocumentCodec: Sendable {
         fileprivate init(context: OpaquePointer?) { self.context = context }
 
         mutating func encode(
-            _ documents: ArraySlice<StoredDocument>, of traceID: TraceID, dictionary: CompressionDictionary?
+            _ documents: ArraySlice<StoredDocument>, of traceID: TraceID, dictionary: CompressionDictionary?,
+            isThorough: Bool = false
         ) throws(TraceStoreError) -> ArraySlice<UInt8> {
             let size = documents.reduce(0) { $0 + $1.bytes.count }
             var shortener = TextShortener(
@@ -107,11 +126,12 @@ final class DocumentCodec: Sendable {
             plain.append(contentsOf: shortener.text)
             var head: [UInt8] = [DocumentCodec.format]
             head.appendVarint(UInt64(shortener.values.count))
-            return try compress(plain, dictionary: dictionary, behind: head + shortener.values)
+            return try compress(
+                plain, dictionary: dictionary, isThorough: isThorough, behind: head + shortener.values)
         }
 
         mutating func compress(
-            _ bytes: [UInt8], dictionary: CompressionDictionary?, behind head: [UInt8] = []
+            _ bytes: [UInt8], dictionary: CompressionDictionary?, isThorough: Bool = false, behind head: [UInt8] = []
         ) throws(TraceStoreError) -> ArraySlice<UInt8> {
             let bound = head.count + ZSTD_compressBound(bytes.count)
             if scratch.count < bound { scratch = [UInt8](repeating: 0, count: bound) }
@@ -122,10 +142,10 @@ final class DocumentCodec: Sendable {
                     if let dictionary {
                         return ZSTD_compress_usingCDict(
                             context, target.baseAddress, target.count, source.baseAddress, source.count,
-                            dictionary.compression)
+                            dictionary.compression(isThorough: isThorough))
                     }
                     return ZSTD_compressCCtx(
-                        context, target.baseAddress, target.count, source.baseAddress, source.count, 1)
+                        context, target.baseAddress, target.count, source.baseAddress, source.count, isThorough ? 6 : 1)
                 }
             }
             guard ZSTD_isError(size) == 0 else { throw TraceStoreError(.corrupt, "documents cannot be compressed") }

@@ -158,7 +158,7 @@ extension TraceStore {
         try await prepareDays(of: batch)
         var statements = [guardStatement(batch.positions)]
         statements += traceStatements(batch.traces)
-        if let documents = try await documentStatement(batch.traces) { statements.append(documents) }
+        if let documents = try await documentStatement(batch.traces, isThorough: batch.hasTime) { statements.append(documents) }
         statements += momentStatements(batch.traces)
         if !batch.blocks.isEmpty { statements.append(try blockStatement(batch.blocks, receivedDay: receivedDay(of: batch))) }
         statements += linkStatements(batch.links)
@@ -306,7 +306,9 @@ extension TraceStore {
         return statements
     }
 
-    private func documentStatement(_ changes: [TraceChange]) async throws(TraceStoreError) -> PostgresStatement? {
+    private func documentStatement(
+        _ changes: [TraceChange], isThorough: Bool
+    ) async throws(TraceStoreError) -> PostgresStatement? {
         let writing = changes.filter { !$0.newDocuments.isEmpty }
         guard !writing.isEmpty else { return nil }
         let known: [AccountID: CompressionDictionary]
@@ -340,7 +342,8 @@ extension TraceStore {
                     used.append(dictionary?.id ?? 0)
                     bodies.append(
                         bytes: try compressor.encode(
-                            change.newDocuments[start..<end], of: change.id, dictionary: dictionary))
+                            change.newDocuments[start..<end], of: change.id, dictionary: dictionary,
+                            isThorough: isThorough))
                     start = end
                 }
             }
@@ -446,11 +449,16 @@ extension TraceStore {
     }
 
     /// Columns `encoding` and `block`.
-    func encodeBlocks(_ blocks: [[UInt8]]) throws(TraceStoreError) -> (encodings: PostgresArray, bytes: PostgresArray) {
+    /// - Parameter isThorough: take more time for fewer bytes.
+    func encodeBlocks(
+        _ blocks: [[UInt8]], isThorough: Bool = false
+    ) throws(TraceStoreError) -> (encodings: PostgresArray, bytes: PostgresArray) {
         try codec.withCompressor { compressor throws(TraceStoreError) in
             var encodings = PostgresArray.int2
             var bytes = PostgresArray.bytea
-            for block in blocks { try BlockEncoding.append(block, with: &compressor, to: &encodings, &bytes) }
+            for block in blocks {
+                try BlockEncoding.append(block, isThorough: isThorough, with: &compressor, to: &encodings, &bytes)
+            }
             return (encodings, bytes)
         }
     }
@@ -529,10 +537,10 @@ enum BlockEncoding {
     static let zstd: Int16 = 1
 
     static func append(
-        _ block: [UInt8], with compressor: inout DocumentCodec.Compressor, to encodings: inout PostgresArray,
-        _ bytes: inout PostgresArray
+        _ block: [UInt8], isThorough: Bool, with compressor: inout DocumentCodec.Compressor,
+        to encodings: inout PostgresArray, _ bytes: inout PostgresArray
     ) throws(TraceStoreError) {
-        let compressed = try compressor.compress(block, dictionary: nil)
+        let compressed = try compressor.compress(block, dictionary: nil, isThorough: isThorough)
         if compressed.count < block.count {
             encodings.append(zstd)
             bytes.append(bytes: compressed)

@@ -213,7 +213,7 @@ extension TraceStore {
         delete.bind(offsets)
         var statements = [delete]
         if let merged {
-            let (encodings, bytes) = try encodeBlocks([merged])
+            let (encodings, bytes) = try encodeBlocks([merged], isThorough: true)
             let isGroup = crowd.table == .group
             var insert = PostgresStatement("""
                 INSERT INTO \(crowd.table.name) (account, minute, partition, last_offset, received_day, level, encoding,
