@@ -73,9 +73,9 @@ final class KafkaClient: @unchecked Sendable {
         sink.release()
     }
 
-    /// Has librdkafka's thread for the broker look at a partition. It sleeps up to a second, whatever is assigned or taken from
-    /// a full queue meanwhile (before version 2.2 at least). Any request to that broker ends its sleep; this one is the smallest,
-    /// and nobody needs its answer.
+    /// Has librdkafka's thread for the broker look at a partition's queue. Once that was full it sleeps up to a second, whatever
+    /// is taken from it meanwhile (before version 2.2 at least). Any request to that broker ends its sleep; this one is the
+    /// smallest, and nobody needs its answer.
     func wakeFetcher(topic: String, partition: Int32) {
         guard let list = rd_kafka_topic_partition_list_new(1) else { return }
         defer { rd_kafka_topic_partition_list_destroy(list) }
@@ -93,8 +93,8 @@ final class KafkaClient: @unchecked Sendable {
 /// Keeps a client that has caught up from asking for every few records one by one: a fetch that brings little takes at least
 /// `interval`. A request costs both sides the same however little it brings, and brokers differ in how long they hold an
 /// empty one (`fetch.wait.max.ms` and `fetch.min.bytes` are wishes; some answer at once, and would be asked ten thousand times
-/// a second). Runs on librdkafka's thread for the broker, which has nothing to do in between but other requests to it; so
-/// short a wait is the one lever there is, as librdkafka has no setting for it.
+/// a second). It waits on librdkafka's thread for the broker, in an interceptor, which should not be done for long: but 5 ms hold
+/// up nothing except other requests to that broker, and librdkafka has no setting for it.
 private enum FetchPace {
     static let interval: Int64 = 5_000
     static let little = 16 << 10

@@ -248,16 +248,6 @@ final class KafkaConsumer: @unchecked Sendable {
         thread.enqueue { [client, topic] in client.wakeFetcher(topic: topic, partition: number) }
     }
 
-    /// Has a newly assigned partition fetched soon. When librdkafka is ready for it cannot be seen, so it is woken thrice.
-    private func wakeFetcher(ofAssigned number: Int32) {
-        Task { [thread, client, topic] in
-            for pause in [2, 10, 50] {
-                try? await Task.sleep(for: .milliseconds(pause))
-                thread.enqueue { client.wakeFetcher(topic: topic, partition: number) }
-            }
-        }
-    }
-
     /// Messages of a partition that are fetched and not yet taken. For tests, while nobody reads.
     func fetchedAhead(of number: Int) -> Int { partition(number).queue.map { rd_kafka_queue_length($0) } ?? 0 }
 
@@ -309,7 +299,6 @@ final class KafkaConsumer: @unchecked Sendable {
             return String(cString: rd_kafka_error_string(error))
         }
         partition.isAssigned = true
-        wakeFetcher(ofAssigned: partition.number)
         return nil
     }
 

@@ -41,7 +41,7 @@ public struct KafkaLogOptions: Sendable {
     /// How often the brokers are asked for new partitions.
     public var growthInterval: Duration = .seconds(5)
     /// How many of the next records are looked at for the oldest receipt time.
-    public var backlogRecords = 500
+    public var backlogRecords = 100
 
     public init() {}
 }
@@ -318,7 +318,7 @@ public final class KafkaLog: SegmentLog {
         try await queries.starts(count: partitionCount)
     }
 
-    /// The oldest receipt is that of the next few hundred records. Where there are more, one of those behind may have been
+    /// The oldest receipt is that of the next hundred records. Where there are more, one of those behind may have been
     /// received earlier, but not by more than an append may wait: so much is taken off.
     public func backlog(beyond positions: [LogPosition]) async throws(SegmentLogError) -> [LogBacklog] {
         let ends = try await queries.ends(count: partitionCount)
@@ -415,7 +415,8 @@ private struct Settings {
         // Small fetches, and nothing assigned in between.
         var preview = reading
         preview["queued.min.messages"] = "\(options.backlogRecords)"
-        preview["queued.max.messages.kbytes"] = "256"
+        // All partitions share one queue; when it is full, librdkafka's thread falls asleep.
+        preview["queued.max.messages.kbytes"] = "4096"
         preview["fetch.message.max.bytes"] = "131072"
         self.preview = Self.promises(preview.merged(with: properties), isolation: "read_uncommitted")
 

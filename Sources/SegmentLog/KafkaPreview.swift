@@ -73,6 +73,7 @@ final class KafkaPreview: @unchecked Sendable {
                 continue
             }
             defer { rd_kafka_message_destroy(message) }
+            patience = 2
             let partition = Int(message.pointee.partition)
             guard let end = open[partition], var receipts = seen[partition] else { continue }
             switch message.pointee.err {

@@ -330,6 +330,29 @@ def test_what_the_cluster_prints_is_enough_for_the_commands(cluster):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def processor_seconds(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_an_idle_cluster_uses_next_to_no_processor_time(cluster):
+    nodes = [node for node in cluster.state["nodes"] if node["role"] in ("ingest", "aggregate", "query")]
+
+    def used(seconds):
+        before = {node["name"]: processor_seconds(node["pid"]) for node in nodes}
+        time.sleep(seconds)  # what is measured is what happens meanwhile
+        return {node["name"]: (processor_seconds(node["pid"]) - before[node["name"]]) / seconds for node in nodes}
+
+    # Something may still be settling in the first of them.
+    shares = {}
+    for _ in range(5):
+        shares = used(1)
+        if all(share < 0.1 for share in shares.values()):
+            return
+    raise AssertionError(f"shares of one core: {shares}")
+
+
 def test_an_ingest_node_is_killed_and_another_hangs_and_nothing_is_lost(cluster):
     assert cluster.status() == (0, {node["name"]: "ready" for node in cluster.state["nodes"]})
     expected = {"postgresql", "ingest-1", "ingest-2", "aggregate-1", "aggregate-2", "query-1", "haproxy"}

@@ -389,6 +389,32 @@ struct LogCompatibilityTests {
         }
     }
 
+    // If this fails, a read that is behind takes seconds to say so.
+    @Test(arguments: LogKind.allCases)
+    func `what waits beyond a position is told soon, however much it is`(kind: LogKind) async throws {
+        try await LogWorld.with(kind) { (world) async throws in
+            try await world.withLog { (log) async throws in
+                let bytes = [UInt8](repeating: UInt8(ascii: "x"), count: 1_200)
+                for start in stride(from: 0, to: 3_000, by: 500) {
+                    try await log.append(LogRecordBatch((start..<start + 500).map { record($0, bytes: .some(bytes)) }))
+                }
+                let positions = (0..<4).map { LogPosition(partition: $0, offset: 0) }
+                _ = try await log.backlog(beyond: positions)
+                var spent = Duration.zero
+                for round in 1...5 {
+                    // What was found out before holds no more.
+                    try await log.append(LogRecordBatch((0..<40).map { record($0) }))
+                    let began = ContinuousClock.now
+                    let backlog = try await log.backlog(beyond: positions)
+                    spent += .now - began
+                    #expect(backlog.reduce(0) { $0 + $1.recordCount } == Int64(3_000 + 40 * round))
+                    #expect(backlog.allSatisfy { $0.oldestReceipt != nil })
+                }
+                #expect(spent < .seconds(2))
+            }
+        }
+    }
+
     /// A lone record goes to Kafka at once; the next one of its partition lingers. The log in PostgreSQL writes nothing before it runs.
     /// - Returns: how many records were appended.
     private func beginLingering(_ kind: LogKind, _ log: any SegmentLog) async throws -> Int64 {

@@ -15,9 +15,11 @@ private func stored(_ texts: [[UInt8]], receipt: Micros = 1_465_510_280_000_000)
     }
 }
 
-private func encoded(_ documents: [StoredDocument], dictionary: CompressionDictionary? = nil) throws -> [UInt8] {
+private func encoded(
+    _ documents: [StoredDocument], dictionary: CompressionDictionary? = nil, isThorough: Bool = false
+) throws -> [UInt8] {
     try DocumentCodec().withCompressor { compressor in
-        Array(try compressor.encode(documents[...], of: trace, dictionary: dictionary))
+        Array(try compressor.encode(documents[...], of: trace, dictionary: dictionary, isThorough: isThorough))
     }
 }
 
@@ -159,4 +161,25 @@ func `what looks like an id or a time comes back as it was`(_ text: String) thro
 private func hexDigits(_ number: UInt64) -> String {
     let digits = String(number, radix: 16)
     return String(repeating: "0", count: 16 - digits.count) + digits
+}
+
+// If this fails, what was stored while there was time cannot be read, or takes more room than what was stored in haste.
+@Test func `documents stored with more time come back too, from fewer bytes`() throws {
+    let samples = (0..<400).map { number in
+        Array(
+            #"{"id":"6226467e3f8455\#(10 + number % 89)","name":"shop-\#(number % 7)","http":{"request":{"method":"GET","url":"https://shop.example/items/\#(number)"},"response":{"status":\#(200 + number % 5)}},"start_time":1465510\#(280 + number).123}"#
+                .utf8)
+    }
+    let trained = try #require(
+        CompressionDictionary.train(samples: samples.flatMap { $0 }, sizes: samples.map(\.count), capacity: 8 << 10))
+    let dictionary = CompressionDictionary(id: 1, bytes: trained)
+    var sizes = (hasty: 0, thorough: 0)
+    for start in stride(from: 0, to: 400, by: 10) {
+        let documents = stored(Array(samples[start..<start + 10]))
+        let thorough = try encoded(documents, dictionary: dictionary, isThorough: true)
+        #expect(try decoded(thorough, dictionary: dictionary) == documents)
+        sizes.thorough += thorough.count
+        sizes.hasty += try encoded(documents, dictionary: dictionary).count
+    }
+    #expect(sizes.thorough <= sizes.hasty)
 }
