@@ -59,10 +59,13 @@ final class KafkaProducer: @unchecked Sendable {
         mutating func removeFirst(byteCount: Int) {
             first += 1
             waitingBytes -= byteCount
-            guard isEmpty else { return }
-            waiting.removeAll(keepingCapacity: true)
-            first = 0
-            waitingBytes = 0
+            if isEmpty {
+                waiting.removeAll(keepingCapacity: true)
+                (first, waitingBytes) = (0, 0)
+            } else if first > 1_000, first * 2 > waiting.count {
+                waiting.removeFirst(first)
+                first = 0
+            }
         }
     }
 

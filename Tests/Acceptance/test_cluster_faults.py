@@ -1,8 +1,13 @@
 """The crash matrix of the README: a cluster is broken on purpose under load, and afterwards every acknowledged document is there,
 once, and `beamline verify` finds no difference between the graphs and the traces."""
 
+import contextlib
 import signal
+import socket
+import struct
+import threading
 import time
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -161,6 +166,68 @@ def test_an_aggregator_is_cut_off_from_postgresql(cluster):
         senders.check(cluster)
     finally:
         cable.close()
+
+
+class Crowd:
+    """Other clients of PostgreSQL, who take every connection there is and each that becomes free."""
+
+    def __init__(self, url):
+        self.url = urlsplit(url)
+        self.held = []
+        self.stopping = threading.Event()
+        self.is_full = threading.Event()
+        self.thread = threading.Thread(target=self.take, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        self.thread.join(10)
+        for connection in self.held:
+            connection.close()
+
+    def connect(self):
+        """A connection on which the server has said `R` (welcome); None when it has no room."""
+        words = b"".join(word.encode() + b"\0" for word in ("user", self.url.username, "database", self.url.path[1:])) + b"\0"
+        connection = socket.create_connection((self.url.hostname, self.url.port), timeout=5)
+        connection.sendall(struct.pack("!ii", len(words) + 8, 196608) + words)
+        if connection.recv(1) == b"R":
+            return connection
+        connection.close()
+        return None
+
+    def take(self):
+        while not self.stopping.is_set():
+            connection = None
+            with contextlib.suppress(OSError):
+                connection = self.connect()
+            if connection:
+                self.held.append(connection)
+            else:
+                self.is_full.set()
+                self.stopping.wait(0.02)
+
+
+def test_postgresql_has_no_connections_left(cluster):
+    """Nodes that die meanwhile come back when there is room again; the others go on with the connections they have."""
+    with Senders(cluster.root()) as senders:
+        senders.more(60)
+        with Crowd(cluster.state["database_url"]) as crowd:
+            assert crowd.is_full.wait(60), "every connection is taken"
+            senders.more(60)
+            for name in ("aggregate-1", "ingest-1"):
+                cluster.kill(name)
+            wait_for(lambda: all_owned_by_another(cluster), 40, "the aggregator that lives owns all partitions")
+            senders.more(60, 60)
+        cluster.wait_ready(timeout=60)
+        senders.more(60)
+    senders.check(cluster)
+
+
+def all_owned_by_another(cluster):
+    return cluster.metric("aggregate-2", "beamline_partitions_owned") == PARTITIONS
 
 
 def test_everything_is_stopped_under_load_and_started_again(cluster):

@@ -47,7 +47,12 @@ def positions(cluster):
 
 def is_begun(cluster):
     """Whether a rebuild has left tables to go on with."""
-    return sql(cluster, "SELECT count(*) FROM pg_namespace WHERE nspname = 'public_rebuild'") == ["1"]
+    return sql(cluster, "SELECT to_regclass('public_rebuild.rebuild_state') IS NOT NULL") == ["t"]
+
+
+def has_sessions(cluster):
+    """Whether PostgreSQL still has a session of a rebuild; those of nodes bear the node's name."""
+    return sql(cluster, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'beamline'") != ["0"]
 
 
 def reads(caller):
@@ -141,8 +146,9 @@ def test_a_rebuild_from_kafka_is_killed_and_goes_on(cluster):
         for part in itertools.islice(itertools.cycle([0.3, 0.4, 0.5, 0.6, 0.7, 0.8]), 30):
             had_tables = is_begun(cluster)
             process = subprocess.Popen([BINARY, "rebuild"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+            wait_for(lambda: is_begun(cluster) or process.poll() is not None, 30, "a rebuild is begun")
             try:
-                output, _ = process.communicate(timeout=None if killed == 5 else part * whole)
+                output, _ = process.communicate(timeout=None if killed >= 5 and had_tables else part * whole / 2)
                 assert process.returncode == 0 and IDENTICAL in output, output
                 assert had_tables == ("went on with the rebuild begun at" in output), output
                 continued += had_tables
@@ -150,9 +156,11 @@ def test_a_rebuild_from_kafka_is_killed_and_goes_on(cluster):
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
                 killed += 1
-            if killed == 5 and continued and not is_begun(cluster):
+                # PostgreSQL finishes what it was doing for it, perhaps the exchange.
+                wait_for(lambda: not has_sessions(cluster), 30, "the end of the killed rebuild's sessions")
+            if killed >= 5 and continued and not is_begun(cluster):
                 break
-        assert killed == 5 and continued > 0, (killed, continued, whole)
+        assert killed >= 5 and continued > 0, (killed, continued, whole)
         senders.more(50)
         after = reads(caller)[0]
         assert {trace: after.get(trace) for trace in known} == {trace: before[trace] for trace in known}
