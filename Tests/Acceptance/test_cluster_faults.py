@@ -2,16 +2,20 @@
 once, and `beamline verify` finds no difference between the graphs and the traces."""
 
 import contextlib
+import datetime
+import json
+import re
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from urllib.parse import urlsplit
 
 import pytest
 
-from beamline import wait_for
+from beamline import BINARY, wait_for
 from local_cluster import Cable, LocalCluster
 from senders import START, Senders
 
@@ -131,6 +135,50 @@ def test_a_backlog_at_the_start_is_folded(cluster):
     cluster.wait_ready()
     wait_for(lambda: all_owned(cluster) and cluster.metric("aggregate", "beamline_lag_records") == 0, 60, "the backlog is gone")
     senders.check(cluster)
+
+
+@pytest.mark.parametrize("log, documents", [("kafka", 50_000), ("postgresql", 500_000)])
+def test_a_large_backlog_is_folded_in_bounded_memory(log, documents):
+    """No aggregator is there while so much comes in. Reads say how far they are complete; then all of it is folded, once."""
+    cluster = LocalCluster("--partitions", PARTITIONS, *(["--no-kafka"] if log == "postgresql" else [])).start()
+    try:
+        names = ("aggregate-1", "aggregate-2")
+        for name in names:
+            cluster.hold(name)
+        began = int(time.time())
+        load = subprocess.run(
+            [BINARY, "load", "--endpoint", cluster.endpoint, "--credentials", str(cluster.data_dir / "credentials"), "--traces",
+             str(documents // 6), "--connections", "8", "--json"], capture_output=True, text=True, timeout=300)
+        ended, report = time.time(), json.loads(load.stdout)
+        assert load.returncode == 0 and report["documents"] > 0.9 * documents, load.stdout + load.stderr
+
+        def complete_to():
+            answer = cluster.root().call("GetServiceGraph", {"StartTime": began, "EndTime": began + 60})
+            assert answer.status == 200
+            return datetime.datetime.fromisoformat(answer.headers["x-beamline-complete-to"].replace("Z", "+00:00")).timestamp()
+
+        assert began - 60 < complete_to() <= ended - report["seconds"] + 1, "nothing that was sent is in the answer, and it says so"
+
+        for name in names:
+            cluster.release(name)
+        cluster.wait_ready()
+        peaks = dict.fromkeys(names, 0)
+
+        def is_folded():
+            for name in names:
+                peaks[name] = max(peaks[name], peak_bytes(cluster.node(name)["pid"]))
+            return complete_to() >= ended
+        wait_for(is_folded, 300, "the backlog is folded")
+        assert max(peaks.values()) <= 400e6, peaks
+        found = re.search(r"recounted from (\d+) documents of (\d+) traces: no difference", cluster.administer("verify", "--from", began - 60).stdout)
+        assert found and (int(found[1]), int(found[2])) == (report["documents"], report["traces"]), (found, report)
+    finally:
+        cluster.remove()
+
+
+def peak_bytes(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
 
 
 def test_partitions_are_raised_under_load(cluster):
