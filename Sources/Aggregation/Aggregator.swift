@@ -397,7 +397,8 @@ public actor Aggregator: Service {
                         metadata: ["partition": "\(partition)", "from": "\(position)", "to": "\(first)"])
                     metrics.recordsLost(Int(first - position))
                     result.append(
-                        LogBatch(partition: partition, from: position, nextOffset: first, endOffset: first, entries: []))
+                        LogBatch(partition: partition, from: position, nextOffset: first, endOffset: first, entries: [])
+                    )
                 case .trimmed, .beyondEnd, .corrupt: troubles[partition] = error
                 default: throw error
                 }

@@ -273,7 +273,9 @@ final class BatchFold {
         var wanted: [AccountID: Set<Link>] = [:]
         for index in touched.indices where touched[index].isChanged || touched[index].isTouchRequested {
             touched[index].links = linksInUse(of: touched[index].state.trace)
-            if touched[index].links.isEmpty, touched[index].hadLinks { evaluateLinks(&touched[index], ResolvedLinks(), groups, &result) }
+            if touched[index].links.isEmpty, touched[index].hadLinks {
+                evaluateLinks(&touched[index], ResolvedLinks(), groups, &result)
+            }
             if !touched[index].links.isEmpty {
                 wanted[touched[index].key.account, default: []].formUnion(touched[index].links)
             }
@@ -351,7 +353,9 @@ final class BatchFold {
                 ends: clocks.ends, revision: trace.revision, limitExceeded: trace.limitExceeded,
                 storedBytes: trace.storedBytes, isIndexed: touched.state.isIndexed))
         touched.state.version += 1
-        if touched.isChanged, touched.state.isIndexed { search.add(forest, version: touched.state.version, clocks: clocks) }
+        if touched.isChanged, touched.state.isIndexed {
+            search.add(forest, version: touched.state.version, clocks: clocks)
+        }
         // A consumer that was only evaluated again is a producer too: its root may be linked now.
         result.changed.append(touched.key)
     }

@@ -37,7 +37,8 @@ final class KafkaClient: @unchecked Sendable {
     ///   - events: `RD_KAFKA_EVENT_…` to be delivered as events instead of callbacks.
     ///   - pacesFetches: see `FetchPace`.
     init(
-        _ type: rd_kafka_type_t, _ settings: KafkaSettings, events: Int32 = 0, pacesFetches: Bool = false, logger: Logger
+        _ type: rd_kafka_type_t, _ settings: KafkaSettings, events: Int32 = 0, pacesFetches: Bool = false,
+        logger: Logger
     ) throws(SegmentLogError) {
         let configuration = rd_kafka_conf_new()
         var reason = [CChar](repeating: 0, count: 512)
@@ -107,7 +108,9 @@ private enum FetchPace {
                 rd_kafka_interceptor_add_on_response_received(
                     client, "beamline",
                     { _, _, _, _, request, _, _, size, roundTrip, _, _ in
-                        if request == FetchPace.fetch, size < FetchPace.little, (0..<FetchPace.interval).contains(roundTrip) {
+                        if request == FetchPace.fetch, size < FetchPace.little,
+                            (0..<FetchPace.interval).contains(roundTrip)
+                        {
                             usleep(UInt32(FetchPace.interval - roundTrip))
                         }
                         return RD_KAFKA_RESP_ERR_NO_ERROR

@@ -118,7 +118,8 @@ public final class KafkaLog: SegmentLog {
             let batchBytes = topicSettings["max.message.bytes"].flatMap { Int($0) } ?? 1_000_000
             let producer = try KafkaProducer(
                 settings: settings.producer, topic: options.topic, queueBytes: options.queueBytes,
-                timeout: options.appendTimeout, linger: options.linger, batchBytes: max(16 << 10, min(1_000_000, batchBytes)),
+                timeout: options.appendTimeout, linger: options.linger,
+                batchBytes: max(16 << 10, min(1_000_000, batchBytes)),
                 partitionCount: { known.count.load(ordering: .relaxed) }, logger: logger)
             return KafkaLog(
                 known: known, options: options, producer: producer, consumer: openConsumer, queries: queries,

@@ -294,7 +294,9 @@ final class KafkaProducer: @unchecked Sendable {
         for step in lanes.indices {
             let number = (turn + step) % lanes.count
             guard !lanes[number].isEmpty, lanes[number].inFlight == 0 else { continue }
-            if let last = lanes[number].lastSend, now - last < linger, lanes[number].waitingBytes < Self.lingerBytes { continue }
+            if let last = lanes[number].lastSend, now - last < linger, lanes[number].waitingBytes < Self.lingerBytes {
+                continue
+            }
             guard underWay < Self.mostUnderWay else {
                 turn = number
                 return

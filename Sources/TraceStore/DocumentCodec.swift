@@ -55,7 +55,8 @@ final class CompressionDictionary: @unchecked Sendable {
         var written = 0
         let result = [UInt8](unsafeUninitializedCapacity: capacity) { buffer, count in
             written = samples.withUnsafeBytes {
-                ZDICT_trainFromBuffer(buffer.baseAddress, capacity, $0.baseAddress, sizes, UInt32(clamping: sizes.count))
+                ZDICT_trainFromBuffer(
+                    buffer.baseAddress, capacity, $0.baseAddress, sizes, UInt32(clamping: sizes.count))
             }
             count = ZDICT_isError(written) == 0 ? written : 0
         }

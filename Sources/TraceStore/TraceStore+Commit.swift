@@ -22,7 +22,8 @@ extension TraceStore {
         var create = PostgresStatement(
             "INSERT INTO log_positions (partition) SELECT unnest($1::int4[]) ON CONFLICT DO NOTHING")
         create.bind(numbers)
-        var claim = PostgresStatement("""
+        var claim = PostgresStatement(
+            """
             UPDATE log_positions SET owner_epoch = owner_epoch + 1, owner = $2 WHERE partition = ANY ($1::int4[])
             RETURNING partition, position, checked_position, owner_epoch, received_through
             """)
@@ -35,7 +36,8 @@ extension TraceStore {
     /// Records that links have been re-checked up to `position`.
     /// - Returns: false when the partition has another owner.
     public func setChecked(partition: Int, position: Int64, ownerEpoch: Int64) async throws(TraceStoreError) -> Bool {
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             UPDATE log_positions SET checked_position = greatest(checked_position, $2)
             WHERE partition = $1 AND owner_epoch = $3
             """)
@@ -118,7 +120,8 @@ extension TraceStore {
             ids.append(change.id)
             versions.append(Int32(clamping: change.expectedVersion))
         }
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             SELECT w.account, w.id FROM unnest($1::int8[], $2::uuid[], $3::int4[]) AS w (account, id, version)
             LEFT JOIN traces t ON t.account = w.account AND t.trace_id = w.id
             WHERE coalesce(t.version, 0) <> w.version
@@ -144,7 +147,8 @@ extension TraceStore {
         guard !missing.isEmpty else { return }
         var numbers = PostgresArray.int4
         for day in missing.sorted() { numbers.append(day) }
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             SELECT day_partition_create('trace_documents', day) FROM unnest($1::int4[]) AS day
             """)
         statement.bind(numbers)
@@ -158,9 +162,13 @@ extension TraceStore {
         try await prepareDays(of: batch)
         var statements = [guardStatement(batch.positions)]
         statements += traceStatements(batch.traces)
-        if let documents = try await documentStatement(batch.traces, isThorough: batch.hasTime) { statements.append(documents) }
+        if let documents = try await documentStatement(batch.traces, isThorough: batch.hasTime) {
+            statements.append(documents)
+        }
         statements += momentStatements(batch.traces)
-        if !batch.blocks.isEmpty { statements.append(try blockStatement(batch.blocks, receivedDay: receivedDay(of: batch))) }
+        if !batch.blocks.isEmpty {
+            statements.append(try blockStatement(batch.blocks, receivedDay: receivedDay(of: batch)))
+        }
         statements += linkStatements(batch.links)
         statements += try groupStatements(batch.groups, receivedDay: receivedDay(of: batch))
         if !batch.inbox.isEmpty { statements.append(inboxStatement(batch.inbox)) }
@@ -183,7 +191,8 @@ extension TraceStore {
             received.append(optional: move.receivedThrough)
             checked.append(optional: move.checkedPosition)
         }
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             WITH moved AS (
                 UPDATE log_positions p SET position = m.next,
                     received_through = CASE WHEN m.received IS NULL THEN p.received_through
@@ -286,7 +295,8 @@ extension TraceStore {
         }
         if known.accounts.count > 0 {
             // Of the columns in an index only changed values cost an index entry; see the schema.
-            var update = PostgresStatement("""
+            var update = PostgresStatement(
+                """
                 WITH changed AS (
                     UPDATE traces t SET root_second = n.root_second, root_micros = n.root_micros,
                         event_second = n.event_second, event_micros = n.event_micros,
@@ -348,7 +358,8 @@ extension TraceStore {
                 }
             }
         }
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             INSERT INTO trace_documents (account, trace_id, day, version, dictionary, documents)
             SELECT * FROM unnest($1::int8[], $2::uuid[], $3::int4[], $4::int4[], $5::int4[], $6::bytea[])
             """)
@@ -399,7 +410,8 @@ extension TraceStore {
         var statements: [PostgresStatement] = []
         if wideAccounts.count > 0 {
             // A leaf call that got a callee is no leaf any more: its end goes.
-            var delete = PostgresStatement("""
+            var delete = PostgresStatement(
+                """
                 DELETE FROM trace_moments m USING unnest($1::int8[], $2::uuid[]) AS w (account, id)
                 WHERE m.account = w.account AND m.trace_id = w.id AND m.kind = 2
                   AND (m.trace_id, m.second) NOT IN (SELECT * FROM unnest($3::uuid[], $4::int8[]))
@@ -407,7 +419,8 @@ extension TraceStore {
             for column in [wideAccounts, wideIDs, endIDs, endSeconds] { delete.bind(column) }
             statements.append(delete)
         }
-        var insert = PostgresStatement("""
+        var insert = PostgresStatement(
+            """
             INSERT INTO trace_moments AS m (account, trace_id, kind, second, micros)
             SELECT * FROM unnest($1::int8[], $2::uuid[], $3::int2[], $4::int8[], $5::int4[])
             ON CONFLICT (account, trace_id, kind, second) DO UPDATE SET micros = excluded.micros
@@ -439,7 +452,8 @@ extension TraceStore {
             offsets.append(block.lastOffset)
         }
         let (encodings, bytes) = try encodeBlocks(blocks.map(\.bytes))
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             INSERT INTO graph_blocks (account, minute, partition, last_offset, encoding, block, level, received_day)
             SELECT *, 0, $7 FROM unnest($1::int8[], $2::int8[], $3::int4[], $4::int8[], $5::int2[], $6::bytea[])
             """)
@@ -483,13 +497,15 @@ extension TraceStore {
                 if let bytes = link.facts { facts.append(bytes: bytes) } else { facts.appendNull() }
             }
         }
-        var delete = PostgresStatement("""
+        var delete = PostgresStatement(
+            """
             DELETE FROM links l USING unnest($1::int8[], $2::uuid[]) AS w (account, consumer)
             WHERE l.account = w.account AND l.consumer_trace = w.consumer
             """)
         delete.bind(consumerAccounts)
         delete.bind(consumers)
-        var insert = PostgresStatement("""
+        var insert = PostgresStatement(
+            """
             INSERT INTO links (account, consumer_trace, target_trace, target_entity, facts)
             SELECT * FROM unnest($1::int8[], $2::uuid[], $3::uuid[], $4::int8[], $5::bytea[]) ON CONFLICT DO NOTHING
             """)
@@ -518,7 +534,8 @@ extension TraceStore {
             if let id = entry.traceID { ids.append(id) } else { ids.appendNull() }
             documents.append(bytes: entry.document)
         }
-        var statement = PostgresStatement("""
+        var statement = PostgresStatement(
+            """
             INSERT INTO inbox (account, topic, partition, log_offset, received_at, code, reason, trace_id, document)
             SELECT * FROM unnest($1::int8[], $2::text[], $3::int4[], $4::int8[], $5::int8[], $6::text[], $7::text[],
                 $8::uuid[], $9::bytea[])

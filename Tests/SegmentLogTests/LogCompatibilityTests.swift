@@ -447,7 +447,9 @@ struct LogCompatibilityTests {
             await log.close()
             let after = await #expect(throws: SegmentLogError.self) { try await log.append(large) }
             #expect(after?.code == .closed)
-            try await world.withLog { (log) async throws in #expect(try await log.endOffsets().reduce(0, +) == before + 1) }
+            try await world.withLog { (log) async throws in
+                #expect(try await log.endOffsets().reduce(0, +) == before + 1)
+            }
         }
     }
 

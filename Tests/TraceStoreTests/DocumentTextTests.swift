@@ -61,11 +61,12 @@ func `what looks like an id or a time comes back as it was`(_ text: String) thro
 // If this fails, an id that is not one comes back as another.
 @Test func `any byte at any place of an id comes back`() throws {
     for place in 0..<16 {
-        let documents = stored((0..<256).map { byte in
-            var text = Array("\"0f1e2d3c4b5a6978\"".utf8)
-            text[1 + place] = UInt8(byte)
-            return text
-        })
+        let documents = stored(
+            (0..<256).map { byte in
+                var text = Array("\"0f1e2d3c4b5a6978\"".utf8)
+                text[1 + place] = UInt8(byte)
+                return text
+            })
         #expect(try decoded(encoded(documents)) == documents)
     }
 }
