@@ -231,6 +231,7 @@ public actor Aggregator: Service {
         let before = Set(partitions.map(\.state.partition))
         let after = Set(owned.map(\.state.partition))
         partitions = owned
+        silentSince = silentSince.filter { after.contains($0.key) }
         leases.own(after)
         guard !before.isSubset(of: after) else { return }
         let count = log.partitionCount

@@ -97,7 +97,9 @@ final class KafkaClient: @unchecked Sendable {
 /// a second). It waits on librdkafka's thread for the broker, in an interceptor, which should not be done for long: but 5 ms hold
 /// up nothing except other requests to that broker, and librdkafka has no setting for it.
 private enum FetchPace {
+    /// Microseconds, as librdkafka tells round trips.
     static let interval: Int64 = 5_000
+    /// Bytes of the answer.
     static let little = 16 << 10
     private static let fetch: Int16 = 1
 

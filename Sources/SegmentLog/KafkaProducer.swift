@@ -92,7 +92,8 @@ final class KafkaProducer: @unchecked Sendable {
     private let topicName: String
     private let queueBytes: Int
     private let timeout: Duration
-    private let linger: Duration
+    /// Changed by the thread only.
+    private var linger: Duration
     private let logger: Logger
     private let partitionCount: @Sendable () -> Int
     private let clock = ContinuousClock()
@@ -235,6 +236,8 @@ final class KafkaProducer: @unchecked Sendable {
         while true {
             let (incoming, isClosing, isAsleep) = shared.withLock { shared -> ([Incoming], Bool, Bool) in
                 defer { shared.incoming.removeAll(keepingCapacity: true) }
+                // No more will come to wait for.
+                if shared.isRefusing { linger = .zero }
                 let mustSleep = shared.incoming.isEmpty && !shared.isClosing
                 if mustSleep { shared.sleeping = queue }
                 return (shared.incoming, shared.isClosing, mustSleep)

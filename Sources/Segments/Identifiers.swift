@@ -21,8 +21,8 @@ public struct EntityID: Hashable, Sendable {
     @inlinable
     public init(rawValue: UInt64) { self.rawValue = rawValue }
 
-    /// What `Dictionary` and `Set` hash by. Ids are random already, so one multiplication with the table's own seed (a new
-    /// one in every process, so nobody can send ids that collide) does what SipHash takes thirty times as long for.
+    /// What `Dictionary` and `Set` hash by, in place of SipHash: ids are random already, and the table's seed, a new one in every
+    /// process, keeps senders from choosing ids that fall into one bucket.
     @inlinable
     public func _rawHashValue(seed: Int) -> Int {
         let (high, low) = (rawValue ^ UInt64(bitPattern: Int64(seed))).multipliedFullWidth(by: 0x9E37_79B9_7F4A_7C15)

@@ -79,7 +79,7 @@ struct LogWorld: Sendable {
         // The records of the tests are of 2023.
         own.retention = .seconds(100 * 365 * 86_400)
         if let bytes = options.queueBytes { own.queueBytes = bytes }
-        if options.isSlow { own.linger = .milliseconds(800) }
+        if options.isSlow { own.linger = .seconds(60) }
         return own
     }
 
